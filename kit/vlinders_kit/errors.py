@@ -1,0 +1,190 @@
+"""What can go wrong, as classes; and how it travels between parts, as a `google.rpc.Status`."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from typing import Any, ClassVar, dataclass_transform
+
+import grpc
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One field of a request that breaks a rule: its path, as in `messages[0].role`, and why."""
+
+    field: str
+    message: str
+
+
+@dataclass_transform(kw_only_default=True, eq_default=False)
+class AppError(Exception):
+    """Something failed."""
+
+    status: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
+    reason: ClassVar[str] = "INTERNAL"
+    retry_after: ClassVar[timedelta | None] = None
+    """When asking again makes sense, where it does."""
+
+    def __init_subclass__(cls) -> None:
+        dataclass(kw_only=True, eq=False)(cls)
+        cls.reason = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).upper()
+
+    @property
+    def facts(self) -> dict[str, str]:
+        return {name: str(value) for name, value in _fields(self).items() if name != "violations"}
+
+    @property
+    def violations(self) -> tuple[Violation, ...]:
+        return ()
+
+    def __str__(self) -> str:
+        return " ".join((self.__doc__ or "").split()).format(**self.facts)
+
+
+class InvalidArgument(AppError):
+    """The request is not valid."""
+
+    status = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class Unauthenticated(AppError):
+    """The credential is missing or not valid."""
+
+    status = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PermissionDenied(AppError):
+    """The caller may not do this."""
+
+    status = grpc.StatusCode.PERMISSION_DENIED
+
+
+class NotFound(AppError):
+    """There is no such thing."""
+
+    status = grpc.StatusCode.NOT_FOUND
+
+
+class AlreadyExists(AppError):
+    """This exists already."""
+
+    status = grpc.StatusCode.ALREADY_EXISTS
+
+
+class FailedPrecondition(AppError):
+    """Not in the state that this needs."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class Aborted(AppError):
+    """Somebody else changed it at the same time."""
+
+    status = grpc.StatusCode.ABORTED
+
+
+class ResourceExhausted(AppError):
+    """A limit is reached."""
+
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class Unavailable(AppError):
+    """Not available at the moment."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+    retry_after = timedelta(seconds=1)
+
+
+class DeadlineExceeded(AppError):
+    """It took longer than it may."""
+
+    status = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class InvalidRequest(InvalidArgument):
+    """Invalid request parameters"""
+
+    broken: tuple[Violation, ...] = ()
+
+    @property
+    def facts(self) -> dict[str, str]:
+        return {}
+
+    @property
+    def violations(self) -> tuple[Violation, ...]:
+        return self.broken
+
+
+def invalid(path: str, message: str) -> InvalidRequest:
+    """The error for one field."""
+    return InvalidRequest(broken=(Violation(path, message),))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failure as it came over the wire, or as it would go over it."""
+
+    status: grpc.StatusCode
+    reason: str
+    message: str
+    facts: Mapping[str, str] = field(default_factory=dict)
+    violations: tuple[Violation, ...] = ()
+    retry_after: timedelta | None = None
+
+
+_CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def failure_of(error: AppError | grpc.aio.AioRpcError | Status) -> Failure:
+    """What any failure says, whether raised here, by an RPC, or carried in an answer."""
+    if isinstance(error, AppError):
+        return Failure(
+            error.status, error.reason, str(error), error.facts, error.violations, error.retry_after
+        )
+    if isinstance(error, Status):
+        return _read(error)
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin" and isinstance(value, bytes):
+            return _read(Status.FromString(value))
+    waits = timedelta(seconds=1) if error.code() is grpc.StatusCode.UNAVAILABLE else None
+    return Failure(error.code(), error.code().name, error.details() or "", retry_after=waits)
+
+
+def status_of(error: AppError, domain: str) -> Status:
+    """The status that tells `error` to other parts; `domain` is the service, as `vlinders.auth`."""
+    status = Status(code=error.status.value[0], message=str(error))
+    info = ErrorInfo(reason=error.reason, domain=domain, metadata=error.facts)
+    status.details.add().Pack(info)
+    if error.violations:
+        rows = [
+            BadRequest.FieldViolation(field=broken.field, description=broken.message)
+            for broken in error.violations
+        ]
+        status.details.add().Pack(BadRequest(field_violations=rows))
+    if error.retry_after is not None:
+        retry = RetryInfo()
+        retry.retry_delay.FromTimedelta(error.retry_after)
+        status.details.add().Pack(retry)
+    return status
+
+
+def _read(status: Status) -> Failure:
+    info, bad, retry = ErrorInfo(), BadRequest(), RetryInfo()
+    waits = None
+    for detail in status.details:
+        detail.Unpack(info)
+        detail.Unpack(bad)
+        if detail.Unpack(retry):
+            waits = retry.retry_delay.ToTimedelta()
+    code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
+    broken = tuple(Violation(row.field, row.description) for row in bad.field_violations)
+    reason = info.reason or code.name
+    return Failure(code, reason, status.message, dict(info.metadata), broken, waits)
+
+
+def _fields(error: AppError) -> dict[str, Any]:
+    return asdict(error) if hasattr(error, "__dataclass_fields__") else {}  # type: ignore[call-overload]

@@ -1,0 +1,90 @@
+"""Lists in pages: by keyset, so that a page costs the same wherever it is."""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+
+from vlinders.api.v1.options_pb2 import Page, PageInfo
+from vlinders_kit.db import Tx
+from vlinders_kit.errors import invalid
+
+LARGEST = 100
+"""Items of one page, at most."""
+
+
+async def paged(
+    tx: Tx,
+    query: Select[tuple[Any]],
+    page: Page,
+    *,
+    by: ColumnElement[Any],
+    sorts: Mapping[str, ColumnElement[Any]] | None = None,
+) -> tuple[Sequence[Any], PageInfo]:
+    """One page of `query`'s entities, in the order that `page.sort` asks, newest first without.
+
+    `by` is a unique column that rises with time and breaks ties; `sorts` are the columns that may be
+    asked for, never null. Raises InvalidRequest for a size, token or sort that is none.
+    """
+    size = page.size or 20
+    if not 1 <= size <= LARGEST:
+        raise invalid("limit", f"must be from 1 to {LARGEST}")
+    if page.skip < 0:
+        raise invalid("page", "must be at least 1")
+    column, down = _order(page.sort, by, sorts or {})
+    total = 0
+    if page.with_total:
+        total = await tx.scalar(select(func.count()).select_from(query.subquery())) or 0
+    keys = [column] if column is by else [column, by]
+    rows = query.add_columns(*keys).order_by(*(key.desc() if down else key.asc() for key in keys))
+    if page.token:
+        rows = rows.where(_after(keys, _read(page.token, page.sort, keys), down=down))
+    found = (await tx.execute(rows.offset(page.skip or None).limit(size + 1))).all()
+    info = PageInfo(total=total)
+    if len(found) > size:
+        info.next_token = _write(page.sort, found[size - 1][1:])
+    return [row[0] for row in found[:size]], info
+
+
+def _order(
+    sort: str, by: ColumnElement[Any], sorts: Mapping[str, ColumnElement[Any]]
+) -> tuple[ColumnElement[Any], bool]:
+    if not sort:
+        return by, True
+    name = sort.removeprefix("-")
+    if name not in sorts:
+        raise invalid("sort", f"must be one of {', '.join(sorted(sorts))}, or one with - before it")
+    return sorts[name], sort.startswith("-")
+
+
+def _after(
+    keys: Sequence[ColumnElement[Any]], last: Sequence[Any], *, down: bool
+) -> ColumnElement[bool]:
+    beyond = [key < value if down else key > value for key, value in zip(keys, last, strict=True)]
+    if len(keys) == 1:
+        return beyond[0]
+    return or_(beyond[0], and_(keys[0] == last[0], beyond[1]))
+
+
+def _write(sort: str, values: Sequence[Any]) -> str:
+    plain = [value.isoformat() if isinstance(value, datetime) else value for value in values]
+    return base64.urlsafe_b64encode(json.dumps([sort, *plain]).encode()).decode().rstrip("=")
+
+
+def _read(token: str, sort: str, keys: Sequence[ColumnElement[Any]]) -> list[Any]:
+    try:
+        raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+        wanted, *values = json.loads(raw)
+        if wanted != sort or len(values) != len(keys):
+            raise ValueError
+        return [
+            datetime.fromisoformat(value)
+            if key.type.python_type is datetime
+            else key.type.python_type(value)
+            for key, value in zip(keys, values, strict=True)
+        ]
+    except (ValueError, TypeError):
+        raise invalid("page_token", "is not a token of this list") from None

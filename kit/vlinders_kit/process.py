@@ -1,0 +1,148 @@
+"""The life of a part's process: start, ready, drain, stop in order."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+
+from vlinders_kit import logs, telemetry
+from vlinders_kit.callers import CallerKey
+from vlinders_kit.rpc import OPTIONS, Guard
+
+DRAIN = timedelta(seconds=30)
+"""How long what runs may go on after the process was told to end."""
+
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
+log = logs.get(__name__)
+
+
+class Process:
+    """A gRPC service as a process.
+
+        async with Process("vlinders.auth", port=50051, key=key) as process:
+            process.serve("vlinders.auth.v1.ApiKeyService", add_ApiKey…_to_server, ApiKeyService(db))
+            process.closers.append(db.close)
+
+    The block builds the part. At its end the server starts, the part is ready, and it serves until
+    SIGTERM or SIGINT: then it is not ready any more (health says so at once), `drains` are awaited,
+    running calls have `DRAIN` to end, background tasks are cancelled, and `closers` run, last first.
+    A task of `tasks` that fails ends the process with the failure: a supervisor starts it again.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        port: int,
+        key: CallerKey,
+        host: str = "127.0.0.1",
+        metrics_port: int = 0,
+        traces: str | None = None,
+        sampled: float = 0.01,
+        log_level: str = "INFO",
+    ) -> None:
+        logs.configure(name, level=log_level)
+        telemetry.export(name, traces, sampled=sampled)
+        self.name = name
+        self.address = f"{host}:{port}"
+        self.metrics_port = metrics_port
+        self.server = grpc.aio.server(interceptors=[Guard(name, key)], options=OPTIONS)
+        self.services: list[str] = []
+        """Full names of what is served, for reflection."""
+        self.closers: list[Callable[[], Awaitable[Any]]] = []
+        self.drains: list[Callable[[], Awaitable[Any]]] = []
+        self._tasks: list[tuple[str, Callable[[], Awaitable[Any]]]] = []
+        self._health = health.aio.HealthServicer()
+
+    def serve(self, service: str, add: Callable[[Any, Any], None], servicer: Any) -> None:
+        """Serves `servicer` under the full name `service`, which reflection tells."""
+        add(servicer, self.server)
+        self.services.append(service)
+
+    def background(self, name: str, run: Callable[[], Awaitable[Any]]) -> None:
+        """Has `run` go on for as long as the process serves."""
+        self._tasks.append((name, run))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                await self._serve()
+        finally:
+            for close in reversed(self.closers):
+                try:
+                    await close()
+                except Exception as failure:  # the others must be closed all the same
+                    log.error("close_failed", exc_info=failure)
+
+    async def _serve(self) -> None:
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
+        names = (*self.services, HEALTH, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self.server)
+        if self.server.add_insecure_port(self.address) == 0:
+            sys.exit(f"{self.name}: cannot listen on {self.address}")
+        if self.metrics_port:
+            start_http_server(self.metrics_port, addr=self.address.rpartition(":")[0])
+        await self.server.start()
+        told = _signalled()
+        running = [asyncio.create_task(_named(run), name=name) for name, run in self._tasks]
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        log.info("ready", address=self.address)
+        try:
+            await asyncio.wait([told, *running], return_when=asyncio.FIRST_COMPLETED)
+            log.info("draining")
+        finally:
+            await self._health.enter_graceful_shutdown()
+            for drain in self.drains:
+                await drain()
+            await self.server.stop(DRAIN.total_seconds())
+            failed = [task for task in running if task.done() and not task.cancelled()]
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+        for task in failed:
+            log.error("background_task_ended", task=task.get_name(), exc_info=task.exception())
+        log.info("stopped")
+        if failed:
+            sys.exit(1)
+
+
+async def _named(run: Callable[[], Awaitable[Any]]) -> None:
+    await run()
+
+
+def _signalled() -> asyncio.Future[None]:
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[None] = loop.create_future()
+
+    def tell() -> None:
+        with contextlib.suppress(asyncio.InvalidStateError):
+            told.set_result(None)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, tell)
+    return told
+
+
+def run(main: Awaitable[Any]) -> None:
+    """Runs a part's `main` on uvloop, the event loop of every part."""
+    import uvloop
+
+    uvloop.run(main)  # type: ignore[arg-type]

@@ -1,0 +1,46 @@
+"""Secrets at rest: sealed with AES-256-GCM, bound to what they are for."""
+
+import os
+from collections.abc import Mapping
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+_NONCE = 12
+"""Bytes; random, so one key may seal 2^32 secrets (NIST SP 800-38D 8.3)."""
+
+
+class NotSealedHere(ValueError):
+    """The text was not sealed by a key that is known here, or not for this purpose."""
+
+
+class Sealer:
+    """Seals with one key and opens with any of several, so that keys can be changed.
+
+    `keys` maps key ids (at most 255 bytes) to 32 bytes each; `current` is the one that seals.
+    """
+
+    def __init__(self, keys: Mapping[str, bytes], current: str) -> None:
+        self._keys = {key_id: AESGCM(key) for key_id, key in keys.items()}
+        self._current = current
+        if current not in self._keys:
+            raise ValueError(f"there is no sealing key {current!r}")
+
+    def seal(self, secret: bytes, purpose: str) -> bytes:
+        """`secret`, so that only `open` with the same `purpose` (as `provider:mock`) reads it."""
+        key_id = self._current.encode()
+        nonce = os.urandom(_NONCE)
+        body = self._keys[self._current].encrypt(nonce, secret, purpose.encode())
+        return bytes([len(key_id)]) + key_id + nonce + body
+
+    def open(self, sealed: bytes, purpose: str) -> bytes:
+        """What was sealed; raises NotSealedHere if anything about it is different."""
+        length = sealed[0] + 1 if sealed else 1
+        key = self._keys.get(sealed[1:length].decode(errors="replace"))
+        nonce, body = sealed[length : length + _NONCE], sealed[length + _NONCE :]
+        if key is None or len(nonce) != _NONCE:
+            raise NotSealedHere
+        try:
+            return key.decrypt(nonce, body, purpose.encode())
+        except InvalidTag:
+            raise NotSealedHere from None
