@@ -144,14 +144,15 @@ class Guard(grpc.aio.ServerInterceptor):
             if status is not None:
                 await context.abort_with_status(rpc_status.to_status(status))
             await context.abort(error.code(), error.details() or "")
-        known = _known(error)
+        told = known(error)
         if not isinstance(error, AppError):
-            log.error("rpc_failed", method=path, reason=known.reason, exc_info=error)
-        outcome.code = known.status.name
-        await context.abort_with_status(rpc_status.to_status(status_of(known, self.domain)))
+            log.error("rpc_failed", method=path, reason=told.reason, exc_info=error)
+        outcome.code = told.status.name
+        await context.abort_with_status(rpc_status.to_status(status_of(told, self.domain)))
 
 
-def _known(error: Exception) -> AppError:
+def known(error: Exception) -> AppError:
+    """What any failure of a handler is told as: itself, the database's absence, or a bug."""
     if isinstance(error, AppError):
         return error
     lost = isinstance(error, DBAPIError) and error.connection_invalidated

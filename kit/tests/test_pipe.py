@@ -1,0 +1,278 @@
+"""The pipe, over a real channel."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+
+from vlinders.api.v1.pipe_pb2 import PipeFrames, PipeOpen
+from vlinders.inference.v1.generations_pb2_grpc import (
+    GenerationServiceServicer,
+    GenerationServiceStub,
+    add_GenerationServiceServicer_to_server,
+)
+from vlinders_kit.callers import CallerKey, Identity
+from vlinders_kit.errors import NotFound, invalid
+from vlinders_kit.pipe import Exchange, PipeExchange, PipeFailed, PipeLost, PipePool, PipeServer
+from vlinders_kit.pipe.client import WINDOW
+from vlinders_kit.rpc import Guard, connect
+
+pytestmark = pytest.mark.anyio
+
+DOMAIN = "vlinders.inference"
+KEY = CallerKey(b"k" * 32)
+Handler = Callable[[Exchange], Awaitable[None]]
+
+
+class ModelNotFound(NotFound):
+    """There is no model {model}."""
+
+    model: str
+
+
+class Replica:
+    """A service with nothing but a pipe, on a port of its own."""
+
+    def __init__(self, handler: Handler, *, most: int = 4096, port: int = 0) -> None:
+        self.pipe = PipeServer(handler, domain=DOMAIN, most=most)
+        self.server = grpc.aio.server(interceptors=[Guard(DOMAIN, KEY)])
+        pipe = self.pipe
+
+        class Servicer(GenerationServiceServicer):
+            async def Pipe(
+                self, request: AsyncIterator[PipeFrames], context: grpc.aio.ServicerContext
+            ) -> AsyncIterator[PipeFrames]:
+                async for message in pipe.serve(request):
+                    yield message
+
+        add_GenerationServiceServicer_to_server(Servicer(), self.server)
+        self.port = self.server.add_insecure_port(f"127.0.0.1:{port}")
+        self.address = f"127.0.0.1:{self.port}"
+
+
+@asynccontextmanager
+async def serving(handler: Handler, *, most: int = 4096, port: int = 0) -> AsyncIterator[Replica]:
+    replica = Replica(handler, most=most, port=port)
+    await replica.server.start()
+    try:
+        yield replica
+    finally:
+        await replica.server.stop(0)
+
+
+@asynccontextmanager
+async def connected(*replicas: Replica) -> AsyncIterator[PipePool]:
+    identity = Identity("gateway", KEY)
+    pool = PipePool(
+        [replica.address for replica in replicas],
+        lambda address: connect(address, DOMAIN, identity),
+        lambda channel: GenerationServiceStub(channel).Pipe,
+    )
+    running = asyncio.create_task(pool.run())
+    try:
+        await until(lambda: pool.ready_count == len(replicas))
+        yield pool
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def whole(exchange: PipeExchange) -> bytes:
+    await exchange.head()
+    pieces = []
+    while piece := await exchange.data():
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+async def echo(exchange: Exchange) -> None:
+    exchange.head("application/json")
+    await exchange.send(exchange.open.body)
+
+
+async def test_requests_share_a_stream_and_get_their_own_answers() -> None:
+    async with serving(echo) as replica, connected(replica) as pool:
+        bodies = [b"%d" % number * 100 for number in range(200)]
+        answers = await asyncio.gather(
+            *(whole(pool.open(PipeOpen(body=body))[1]) for body in bodies)
+        )
+    assert answers == bodies
+
+
+async def test_an_answer_larger_than_the_window_arrives_whole() -> None:
+    async with serving(echo) as replica, connected(replica) as pool:
+        body = bytes(range(256)) * 12_000
+        assert await whole(pool.open(PipeOpen(body=body))[1]) == body
+
+
+async def test_a_slow_reader_stops_its_own_exchange_and_nobody_elses() -> None:
+    sent = 0
+
+    async def pour(exchange: Exchange) -> None:
+        nonlocal sent
+        exchange.head("text/event-stream")
+        if exchange.open.body:
+            await exchange.send(exchange.open.body)
+            return
+        while not exchange.cancelled:
+            await exchange.send(b"x" * 1024)
+            sent += 1024
+
+    async with serving(pour) as replica, connected(replica) as pool:
+        slow = pool.open(PipeOpen())[1]
+        await slow.head()
+        await until(lambda: sent >= WINDOW - 1024)
+        for _ in range(20):
+            assert await whole(pool.open(PipeOpen(body=b"quick"))[1]) == b"quick"
+        assert sent <= WINDOW
+        slow.cancel()
+
+
+async def test_a_client_that_leaves_is_heard_and_the_handler_goes_on_to_settle() -> None:
+    settled = asyncio.Event()
+
+    async def work(exchange: Exchange) -> None:
+        exchange.head("text/event-stream")
+        await exchange.send(b"first")
+        await exchange.until_cancelled()
+        await exchange.send(b"dropped" * WINDOW)
+        settled.set()
+
+    async with serving(work) as replica, connected(replica) as pool:
+        exchange = pool.open(PipeOpen())[1]
+        assert await exchange.data() == b"first"
+        exchange.cancel()
+        async with asyncio.timeout(10):
+            await settled.wait()
+        with pytest.raises(PipeLost):
+            await exchange.data()
+
+
+async def test_a_lost_gateway_cancels_what_it_had_open() -> None:
+    cancelled = asyncio.Event()
+
+    async def work(exchange: Exchange) -> None:
+        exchange.head("text/event-stream")
+        await exchange.until_cancelled()
+        cancelled.set()
+
+    async with serving(work) as replica:
+        async with connected(replica) as pool:
+            await pool.open(PipeOpen())[1].head()
+        async with asyncio.timeout(10):
+            await cancelled.wait()
+
+
+async def test_a_refusal_comes_with_its_reason_and_its_fields() -> None:
+    async def refuse(exchange: Exchange) -> None:
+        if exchange.open.body:
+            raise invalid("messages[0].role", "is not a role")
+        raise ModelNotFound(model="gpt-x")
+
+    async with serving(refuse) as replica, connected(replica) as pool:
+        with pytest.raises(PipeFailed) as missing:
+            await pool.open(PipeOpen())[1].head()
+        with pytest.raises(PipeFailed) as wrong:
+            await pool.open(PipeOpen(body=b"x"))[1].head()
+    assert missing.value.failure.reason == "MODEL_NOT_FOUND"
+    assert missing.value.failure.facts == {"model": "gpt-x"}
+    assert [row.field for row in wrong.value.failure.violations] == ["messages[0].role"]
+
+
+async def test_a_failure_after_the_head_comes_after_what_was_sent() -> None:
+    async def break_off(exchange: Exchange) -> None:
+        exchange.head("text/event-stream")
+        await exchange.send(b"half")
+        raise RuntimeError("a bug with a secret in its text")
+
+    async with serving(break_off) as replica, connected(replica) as pool:
+        exchange = pool.open(PipeOpen())[1]
+        assert await exchange.data() == b"half"
+        with pytest.raises(PipeFailed) as broken:
+            await exchange.data()
+    assert broken.value.failure.reason == "INTERNAL_ERROR"
+    assert "secret" not in broken.value.failure.message
+
+
+async def test_what_passes_its_deadline_ends_with_it() -> None:
+    async def linger(exchange: Exchange) -> None:
+        await exchange.until_cancelled()
+
+    async with serving(linger) as replica, connected(replica) as pool:
+        with pytest.raises(PipeFailed) as late:
+            await pool.open(PipeOpen(deadline_ms=20))[1].head()
+    assert late.value.failure.reason == "REQUEST_TOOK_TOO_LONG"
+
+
+async def test_more_than_a_replica_takes_is_refused_at_once() -> None:
+    gate = asyncio.Event()
+
+    async def linger(exchange: Exchange) -> None:
+        await gate.wait()
+
+    async with serving(linger, most=2) as replica, connected(replica) as pool:
+        for _ in range(2):
+            pool.open(PipeOpen())
+        with pytest.raises(PipeFailed) as refused:
+            await pool.open(PipeOpen())[1].head()
+        gate.set()
+    assert refused.value.failure.reason == "TOO_MANY_REQUESTS_IN_FLIGHT"
+    assert refused.value.failure.retry_after is not None
+
+
+async def test_a_replica_that_dies_loses_its_exchanges_and_the_other_serves_on() -> None:
+    async def linger(exchange: Exchange) -> None:
+        exchange.head("text/event-stream")
+        await exchange.until_cancelled()
+
+    async with serving(linger) as doomed, serving(echo) as other:
+        async with connected(doomed, other) as pool:
+            opened = [pool.open(PipeOpen(body=b"x")) for _ in range(4)]
+            lost = [ex for client, ex in opened if client.address == doomed.address]
+            assert lost
+            await doomed.server.stop(0)
+            for exchange in lost:
+                with pytest.raises(PipeLost):
+                    await whole(exchange)
+            assert await whole(pool.open(PipeOpen(body=b"on"))[1]) == b"on"
+
+
+async def test_a_draining_replica_ends_what_it_has_and_takes_no_more() -> None:
+    gate = asyncio.Event()
+
+    async def linger(exchange: Exchange) -> None:
+        exchange.head("text/event-stream")
+        await gate.wait()
+        await exchange.send(b"to the end")
+
+    async with serving(linger) as leaving, serving(echo) as staying:
+        async with connected(leaving, staying) as pool:
+            opened = [pool.open(PipeOpen(body=b"x")) for _ in range(2)]
+            running = next(ex for client, ex in opened if client.address == leaving.address)
+            await running.head()
+            drained = asyncio.create_task(leaving.pipe.drain())
+            await until(lambda: pool.ready_count == 1)
+            assert {pool.open(PipeOpen())[0].address for _ in range(5)} == {staying.address}
+            gate.set()
+            assert await running.data() == b"to the end"
+            assert await running.data() == b""
+            await drained
+
+
+async def test_a_client_connects_again_by_itself() -> None:
+    first = Replica(echo)
+    await first.server.start()
+    async with connected(first) as pool:
+        await first.server.stop(0)
+        await until(lambda: not pool.ready)
+        async with serving(echo, port=first.port):
+            await until(lambda: pool.ready)
+            assert await whole(pool.open(PipeOpen(body=b"again"))[1]) == b"again"

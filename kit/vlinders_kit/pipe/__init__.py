@@ -1,0 +1,19 @@
+"""The pipe: many requests between two parts on one stream, frames of a loop turn in one message.
+
+A unary gRPC call costs some 400 µs of CPU in Python and a streamed message 80; frames that travel
+together cost a few. What is opened here has flow control of its own, so a slow reader stops its
+exchange and nobody else's. The wire is `vlinders/api/v1/pipe.proto`.
+"""
+
+from vlinders_kit.pipe.client import PipeClient, PipeExchange, PipeFailed, PipeLost, PipePool
+from vlinders_kit.pipe.server import Exchange, PipeServer
+
+__all__ = [
+    "Exchange",
+    "PipeClient",
+    "PipeExchange",
+    "PipeFailed",
+    "PipeLost",
+    "PipePool",
+    "PipeServer",
+]

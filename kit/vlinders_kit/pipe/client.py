@@ -1,0 +1,296 @@
+"""The asking end of pipes: one stream to each replica of a service, kept open."""
+
+import asyncio
+import random
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+
+from vlinders.api.v1.pipe_pb2 import PipeCancel, PipeFrame, PipeFrames, PipeHead, PipeOpen
+from vlinders_kit import logs
+from vlinders_kit.errors import Failure, Unavailable, failure_of
+from vlinders_kit.pipe.queue import FrameQueue
+
+WINDOW = 256 * 1024
+"""Bytes that an exchange may have under way to a reader that does not read."""
+
+_BACKOFF = (0.05, 2.0)
+"""Seconds: least and most between two tries to connect; each is drawn at random below its bound."""
+
+_RESOLVE_SECONDS = 5.0
+"""How often names are looked up again for replicas that came or went."""
+
+Open = Callable[[Any], Any]
+"""Opens the RPC: request iterator → the call. Made by `stub`."""
+
+log = logs.get(__name__)
+
+
+class PipeLost(Unavailable):
+    """The connection to the replica that served the request is lost."""
+
+
+class NoReplica(Unavailable):
+    """No replica of the service can be reached at the moment."""
+
+
+class PipeFailed(Exception):
+    """The other side ended the exchange with a failure."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
+
+
+class PipeExchange:
+    """A request under way, as its asker sees it."""
+
+    def __init__(self, client: "PipeClient", number: int) -> None:
+        self._client = client
+        self._number = number
+        self._head: PipeHead | None = None
+        self._data: list[bytes] = []
+        self._taken = 0
+        self._ended = False
+        self._error: PipeLost | PipeFailed | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def head(self) -> PipeHead:
+        """The beginning of the answer. Raises PipeFailed or PipeLost where there is none."""
+        while self._head is None:
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                raise PipeLost
+            await self._wait()
+        return self._head
+
+    async def data(self) -> bytes:
+        """All that has come since the call before; empty at the end of the answer.
+
+        Raises PipeFailed or PipeLost, after everything that came before the failure.
+        """
+        while not self._data:
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                return b""
+            await self._wait()
+        pieces, self._data = self._data, []
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._taken += len(data)
+        if self._taken >= WINDOW // 2 and not self._ended:
+            self._client.send(PipeFrame(exchange=self._number, window=self._taken))
+            self._taken = 0
+        return data
+
+    def cancel(self) -> None:
+        """Says that nobody waits for the rest. Does nothing after the end."""
+        if not self._ended and self._error is None:
+            self._client.forget(self._number)
+            self._client.send(PipeFrame(exchange=self._number, cancel=PipeCancel()))
+            self._error = PipeLost()
+
+    def receive(self, frame: PipeFrame) -> bool:
+        """Takes a frame in; True when it was the last."""
+        if frame.HasField("data"):
+            self._data.append(frame.data)
+        elif frame.HasField("head"):
+            self._head = frame.head
+        elif frame.HasField("end"):
+            self._ended = True
+            if frame.end.HasField("status"):
+                self._error = PipeFailed(failure_of(frame.end.status))
+        self._wake()
+        return self._ended
+
+    def lose(self) -> None:
+        self._error = PipeLost()
+        self._wake()
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class PipeClient:
+    """The pipe to one replica. `run` keeps it connected; `ready` says whether it takes requests."""
+
+    def __init__(self, address: str, open_stream: Callable[[str], tuple[Any, Open]]) -> None:
+        self.address = address
+        self.ready = False
+        self._open_stream = open_stream
+        self._exchanges: dict[int, PipeExchange] = {}
+        self._next = 1
+        self._out = FrameQueue()
+
+    @property
+    def outstanding(self) -> int:
+        return len(self._exchanges)
+
+    def open(self, request: PipeOpen) -> PipeExchange:
+        """Sends a request. Only while `ready`."""
+        request.window = WINDOW
+        number, self._next = self._next, self._next + 1
+        exchange = self._exchanges[number] = PipeExchange(self, number)
+        self.send(PipeFrame(exchange=number, open=request))
+        return exchange
+
+    async def run(self) -> None:
+        """Connects, and connects again when the connection is lost, until cancelled."""
+        channel, start = self._open_stream(self.address)
+        bound = _BACKOFF[0]
+        try:
+            while True:
+                try:
+                    bound = await self._connected(channel, start, bound)
+                finally:
+                    self._lose_all()
+                await asyncio.sleep(random.uniform(0, bound))
+                bound = min(bound * 2, _BACKOFF[1])
+        finally:
+            await channel.close()
+
+    def send(self, frame: PipeFrame) -> None:
+        self._out.put(frame)
+
+    def forget(self, number: int) -> None:
+        self._exchanges.pop(number, None)
+
+    async def _connected(self, channel: Any, start: Open, bound: float) -> float:
+        """One connection, from its beginning to its loss; the bound of the wait that follows."""
+        await channel.channel_ready()
+        self._out = FrameQueue()
+        call = start(self._out.messages())
+        self.ready = True
+        log.info("pipe_connected", address=self.address)
+        began = time.monotonic()
+        try:
+            async for message in call:
+                self._receive(message)
+        except grpc.aio.AioRpcError as error:
+            log.warning("pipe_lost", address=self.address, code=error.code().name)
+        finally:
+            call.cancel()
+        lasted = time.monotonic() - began
+        return _BACKOFF[0] if lasted > _BACKOFF[1] else bound
+
+    def _receive(self, message: PipeFrames) -> None:
+        for frame in message.frames:
+            if frame.exchange == 0:
+                self.ready = self.ready and not frame.HasField("drain")
+                continue
+            exchange = self._exchanges.get(frame.exchange)
+            if exchange is not None and exchange.receive(frame):
+                del self._exchanges[frame.exchange]
+
+    def _lose_all(self) -> None:
+        self.ready = False
+        self._out.close()
+        exchanges, self._exchanges = self._exchanges, {}
+        for exchange in exchanges.values():
+            exchange.lose()
+
+
+class PipePool:
+    """The pipes to all replicas of a service.
+
+    `targets` are `host:port`; a name stands for all the addresses that it resolves to, looked up
+    again every few seconds. `stub` gives the RPC of a channel.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[str],
+        connect: Callable[[str], grpc.aio.Channel],
+        stub: Callable[[grpc.aio.Channel], Open],
+    ) -> None:
+        self._targets = targets
+        self._clients: dict[str, tuple[PipeClient, asyncio.Task[None]]] = {}
+
+        def open_stream(address: str) -> tuple[grpc.aio.Channel, Open]:
+            channel = connect(address)
+            return channel, stub(channel)
+
+        self._open_stream = open_stream
+
+    @property
+    def ready(self) -> bool:
+        return self.ready_count > 0
+
+    @property
+    def ready_count(self) -> int:
+        """Replicas that take requests now."""
+        return sum(client.ready for client, _ in self._clients.values())
+
+    def open(
+        self, request: PipeOpen, *, but: PipeClient | None = None
+    ) -> tuple[PipeClient, PipeExchange]:
+        """Opens `request` on the replica with the least to do; not on `but` if there is another.
+
+        Raises NoReplica.
+        """
+        ready = [client for client, _ in self._clients.values() if client.ready]
+        others = [client for client in ready if client is not but]
+        if not (others or ready):
+            raise NoReplica
+        chosen = min(others or ready, key=lambda client: client.outstanding)
+        return chosen, chosen.open(request)
+
+    async def run(self) -> None:
+        """Keeps the pipes to all replicas open, until cancelled."""
+        try:
+            while True:
+                await self._refresh()
+                await asyncio.sleep(_RESOLVE_SECONDS)
+        finally:
+            tasks = [task for _, task in self._clients.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _refresh(self) -> None:
+        found: set[str] = set()
+        for target in self._targets:
+            found.update(await _addresses(target))
+        if not found:
+            return  # the name service is silent: what is connected goes on
+        for address in found - self._clients.keys():
+            self._start(address)
+        for address, (_, task) in list(self._clients.items()):
+            if task.done():
+                log.error("pipe_broke", address=address, exc_info=task.exception())
+                self._start(address)
+        for address in self._clients.keys() - found:
+            client, task = self._clients[address]
+            if not client.ready and not client.outstanding:
+                task.cancel()
+                del self._clients[address]
+
+    def _start(self, address: str) -> None:
+        client = PipeClient(address, self._open_stream)
+        task = asyncio.create_task(client.run(), name=f"pipe {address}")
+        self._clients[address] = client, task
+
+
+async def _addresses(target: str) -> list[str]:
+    host, _, port = target.rpartition(":")
+    try:
+        rows = await asyncio.get_running_loop().getaddrinfo(
+            host, int(port), type=socket.SOCK_STREAM
+        )
+    except socket.gaierror as error:
+        log.warning("name_not_resolved", target=target, error=str(error))
+        return []
+    found = [(str(row[4][0]), int(row[4][1])) for row in rows]
+    return [f"[{ip}]:{number}" if ":" in ip else f"{ip}:{number}" for ip, number in found]

@@ -1,0 +1,200 @@
+"""The serving end of a pipe."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+
+from google.rpc.status_pb2 import Status
+
+from vlinders.api.v1.caller_pb2 import Caller
+from vlinders.api.v1.pipe_pb2 import (
+    PipeDrain,
+    PipeEnd,
+    PipeFrame,
+    PipeFrames,
+    PipeHead,
+    PipeOpen,
+)
+from vlinders_kit import logs
+from vlinders_kit.errors import AppError, DeadlineExceeded, ResourceExhausted, status_of
+from vlinders_kit.pipe.queue import FrameQueue
+from vlinders_kit.rpc import known
+
+log = logs.get(__name__)
+
+
+class TooManyRequestsInFlight(ResourceExhausted):
+    """This replica has as many requests in flight as it takes."""
+
+    retry_after = timedelta(seconds=1)
+
+
+class RequestTookTooLong(DeadlineExceeded):
+    """The request did not end within its deadline."""
+
+
+class Exchange:
+    """One request that is being served, and the way its answer goes.
+
+    When the client leaves, its gateway is lost or the deadline passes, `cancelled` turns true and
+    what is sent from then on is dropped: the handler goes on, to stop the work and to settle it.
+    """
+
+    def __init__(self, opened: PipeOpen, number: int, out: FrameQueue) -> None:
+        self.open = opened
+        self.cancelled = False
+        self._number = number
+        self._out = out
+        self._window = opened.window
+        self._wake: asyncio.Future[None] | None = None
+        self._cancelled: asyncio.Future[None] | None = None
+        self._expired = False
+
+    @property
+    def caller(self) -> Caller:
+        """Who asks: believed because the pipe's own caller may open exchanges for anybody."""
+        return Caller.FromString(self.open.caller)
+
+    def head(self, content_type: str) -> None:
+        """Begins the answer."""
+        self._put(PipeFrame(exchange=self._number, head=PipeHead(content_type=content_type)))
+
+    async def send(self, data: bytes) -> None:
+        """Sends a piece of the answer; waits while the client cannot take it."""
+        while data and not self.cancelled:
+            if self._window <= 0:
+                self._wake = asyncio.get_running_loop().create_future()
+                await self._wake
+                continue
+            piece = data if len(data) <= self._window else data[: self._window]
+            self._window -= len(piece)
+            self._put(PipeFrame(exchange=self._number, data=piece))
+            if len(piece) == len(data):
+                return
+            data = data[len(piece) :]
+
+    async def until_cancelled(self) -> None:
+        """Returns when nobody waits for the answer any more."""
+        if not self.cancelled:
+            if self._cancelled is None:
+                self._cancelled = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._cancelled)
+
+    def grant(self, size: int) -> None:
+        self._window += size
+        _set(self._wake)
+
+    def cancel(self, *, expired: bool = False) -> None:
+        self.cancelled = True
+        self._expired = self._expired or expired
+        _set(self._wake)
+        _set(self._cancelled)
+
+    def end(self, domain: str, error: AppError | None) -> None:
+        if self._expired and error is None:
+            error = RequestTookTooLong()
+        status = None if error is None else status_of(error, domain)
+        self._out.put(_end(self._number, status))
+
+    def _put(self, frame: PipeFrame) -> None:
+        if not self.cancelled:
+            self._out.put(frame)
+
+
+class PipeServer:
+    """Serves every pipe of this process with one `handler`, awaited for each exchange.
+
+    The handler raises an AppError to refuse or to break off, and returns when it has settled.
+    At most `most` exchanges run at once; more are refused at once.
+    """
+
+    def __init__(
+        self, handler: Callable[[Exchange], Awaitable[None]], *, domain: str, most: int = 4096
+    ) -> None:
+        self._handler = handler
+        self._domain = domain
+        self._most = most
+        self._running: set[asyncio.Task[None]] = set()
+        self._queues: set[FrameQueue] = set()
+        self._draining = False
+
+    async def serve(self, requests: AsyncIterator[PipeFrames]) -> AsyncIterator[PipeFrames]:
+        """The body of an RPC `(stream PipeFrames) returns (stream PipeFrames)`."""
+        out = FrameQueue()
+        self._queues.add(out)
+        if self._draining:
+            out.put(PipeFrame(drain=PipeDrain()))
+        reader = asyncio.create_task(self._read(requests, out), name="pipe reader")
+        try:
+            async for message in out.messages():
+                yield message
+        finally:
+            self._queues.discard(out)
+            reader.cancel()
+
+    async def drain(self) -> None:
+        """Sends new exchanges elsewhere, and returns when those that run have ended."""
+        self._draining = True
+        for queue in self._queues:
+            queue.put(PipeFrame(drain=PipeDrain()))
+        if self._running:
+            await asyncio.wait(self._running)
+        for queue in self._queues:
+            queue.close()
+
+    async def _read(self, requests: AsyncIterator[PipeFrames], out: FrameQueue) -> None:
+        exchanges: dict[int, Exchange] = {}
+        try:
+            async for message in requests:
+                for frame in message.frames:
+                    if frame.HasField("open"):
+                        self._open(frame, exchanges, out)
+                    elif (exchange := exchanges.get(frame.exchange)) is None:
+                        continue  # it has ended meanwhile
+                    elif frame.HasField("window"):
+                        exchange.grant(frame.window)
+                    elif frame.HasField("cancel"):
+                        exchange.cancel()
+        finally:
+            for exchange in exchanges.values():
+                exchange.cancel()
+            out.close()
+
+    def _open(self, frame: PipeFrame, exchanges: dict[int, Exchange], out: FrameQueue) -> None:
+        if len(self._running) >= self._most:
+            status = status_of(TooManyRequestsInFlight(), self._domain)
+            out.put(_end(frame.exchange, status))
+            return
+        exchange = Exchange(frame.open, frame.exchange, out)
+        exchanges[frame.exchange] = exchange
+        task = asyncio.create_task(self._run(exchange, exchanges, frame.exchange))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _run(self, exchange: Exchange, exchanges: dict[int, Exchange], number: int) -> None:
+        timer = None
+        if exchange.open.deadline_ms:
+            loop = asyncio.get_running_loop()
+            delay = exchange.open.deadline_ms / 1000
+            timer = loop.call_later(delay, lambda: exchange.cancel(expired=True))
+        try:
+            await self._handler(exchange)
+        except Exception as error:  # told to the client; nothing else waits for it
+            if not isinstance(error, AppError):
+                log.error("exchange_failed", operation=exchange.open.operation, exc_info=error)
+            exchange.end(self._domain, known(error))
+        else:
+            exchange.end(self._domain, None)
+        finally:
+            if timer is not None:
+                timer.cancel()
+            exchanges.pop(number, None)
+
+
+def _end(number: int, status: Status | None) -> PipeFrame:
+    return PipeFrame(exchange=number, end=PipeEnd(status=status))
+
+
+def _set(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)
