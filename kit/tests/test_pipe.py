@@ -233,16 +233,15 @@ async def test_a_replica_that_dies_loses_its_exchanges_and_the_other_serves_on()
         exchange.head("text/event-stream")
         await exchange.until_cancelled()
 
-    async with serving(linger) as doomed, serving(echo) as other:
-        async with connected(doomed, other) as pool:
-            opened = [pool.open(PipeOpen(body=b"x")) for _ in range(4)]
-            lost = [ex for client, ex in opened if client.address == doomed.address]
-            assert lost
-            await doomed.server.stop(0)
-            for exchange in lost:
-                with pytest.raises(PipeLost):
-                    await whole(exchange)
-            assert await whole(pool.open(PipeOpen(body=b"on"))[1]) == b"on"
+    async with serving(linger) as doomed, serving(echo) as other, connected(doomed, other) as pool:
+        opened = [pool.open(PipeOpen(body=b"x")) for _ in range(4)]
+        lost = [ex for client, ex in opened if client.address == doomed.address]
+        assert lost
+        await doomed.server.stop(0)
+        for exchange in lost:
+            with pytest.raises(PipeLost):
+                await whole(exchange)
+        assert await whole(pool.open(PipeOpen(body=b"on"))[1]) == b"on"
 
 
 async def test_a_draining_replica_ends_what_it_has_and_takes_no_more() -> None:
@@ -253,18 +252,21 @@ async def test_a_draining_replica_ends_what_it_has_and_takes_no_more() -> None:
         await gate.wait()
         await exchange.send(b"to the end")
 
-    async with serving(linger) as leaving, serving(echo) as staying:
-        async with connected(leaving, staying) as pool:
-            opened = [pool.open(PipeOpen(body=b"x")) for _ in range(2)]
-            running = next(ex for client, ex in opened if client.address == leaving.address)
-            await running.head()
-            drained = asyncio.create_task(leaving.pipe.drain())
-            await until(lambda: pool.ready_count == 1)
-            assert {pool.open(PipeOpen())[0].address for _ in range(5)} == {staying.address}
-            gate.set()
-            assert await running.data() == b"to the end"
-            assert await running.data() == b""
-            await drained
+    async with (
+        serving(linger) as leaving,
+        serving(echo) as staying,
+        connected(leaving, staying) as pool,
+    ):
+        opened = [pool.open(PipeOpen(body=b"x")) for _ in range(2)]
+        running = next(ex for client, ex in opened if client.address == leaving.address)
+        await running.head()
+        drained = asyncio.create_task(leaving.pipe.drain())
+        await until(lambda: pool.ready_count == 1)
+        assert {pool.open(PipeOpen())[0].address for _ in range(5)} == {staying.address}
+        gate.set()
+        assert await running.data() == b"to the end"
+        assert await running.data() == b""
+        await drained
 
 
 async def test_a_client_connects_again_by_itself() -> None:
