@@ -6,8 +6,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import psycopg
 from sqlalchemy import BigInteger, LargeBinary, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 Tx = AsyncSession
@@ -60,3 +63,42 @@ class Database:
 
     async def close(self) -> None:
         await self.engine.dispose()
+
+
+async def connect(
+    url: str, application_name: str, *, statement_timeout_ms: int = 10_000
+) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+    """A connection outside of any pool, in autocommit: for session locks and LISTEN.
+
+    Both ends notice within seconds when the other's machine is gone, so that no lock outlives it.
+    """
+    return await psycopg.AsyncConnection.connect(
+        url,
+        autocommit=True,
+        connect_timeout=2,
+        application_name=application_name,
+        keepalives_idle=5,
+        keepalives_interval=2,
+        keepalives_count=3,
+        tcp_user_timeout=10_000,
+        options=f"-c statement_timeout={statement_timeout_ms} -c lock_timeout=5000"
+        " -c idle_in_transaction_session_timeout=10000 -c timezone=UTC"
+        " -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3",
+    )
+
+
+_AWAY = ("08", "53", "57P")
+"""Classes of SQLSTATE that speak of the server: connection, resources, an operator's shutdown."""
+
+
+def unavailable(error: BaseException) -> bool:
+    """Whether `error` says that the database is away, rather than what it thinks of a statement."""
+    if isinstance(error, DBAPIError):
+        if error.connection_invalidated:
+            return True
+        error = error.orig or error
+    if isinstance(error, PoolTimeout):
+        return True
+    if not isinstance(error, psycopg.OperationalError):
+        return False
+    return error.sqlstate is None or error.sqlstate.startswith(_AWAY)

@@ -1,0 +1,108 @@
+"""The relay: brings what a service has published to the bus, in order, and then forgets it."""
+
+import asyncio
+import time
+from typing import Any
+
+import psycopg
+from prometheus_client import Counter, Gauge
+
+from vlinders_kit.bus import Bus, BusUnavailable, Envelope
+from vlinders_kit.db import Database, connect
+from vlinders_kit.events import CHANNEL
+from vlinders_kit.outages import Outage
+
+BATCH = 500
+"""Events that are read, sent and deleted together, at most: bounds memory and what comes twice."""
+
+GATHER_SECONDS = 0.05
+"""Least time between the beginnings of two batches that are not full.
+
+An event that comes alone goes at once. Where many come, larger batches cost less for each.
+"""
+
+POLL_SECONDS = 1.0
+"""How soon the outbox is looked at without being told: should a notification be lost."""
+
+MEASURE_SECONDS = 10.0
+_LOCK = "SELECT pg_try_advisory_lock(hashtext('vlinders.relay'))"
+_READ = "SELECT seq, id, topic, key, type, body FROM outbox ORDER BY seq LIMIT %s"
+# By number, not up to the last: a transaction that began earlier may commit a lower one meanwhile.
+_FORGET = "DELETE FROM outbox WHERE seq = ANY(%s)"
+_MEASURE = """
+    SELECT (SELECT count(*) FROM (SELECT FROM outbox LIMIT 100000) AS some),
+        coalesce((SELECT extract(epoch FROM now() - at) FROM outbox ORDER BY seq LIMIT 1), 0)
+"""
+
+_DEPTH = Gauge("vlinders_outbox_events", "Events that the bus does not have yet; 100000 is more.")
+_AGE = Gauge("vlinders_outbox_oldest_seconds", "Age of the oldest event the bus does not have.")
+_SENT = Counter("vlinders_outbox_sent_total", "Events brought to the bus.")
+
+_Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+
+
+class Relay:
+    """Moves the outbox of `db` to `bus`; of all relays of one database, one at a time does.
+
+    An event is deleted when the bus has kept it. A relay that dies in between sends it again: the
+    inbox of whoever gets it knows.
+    """
+
+    def __init__(self, db: Database, bus: Bus) -> None:
+        self._url = db.url
+        self._bus = bus
+        self._away = Outage("bus")
+        self._measured = 0.0
+
+    async def run(self) -> None:
+        """Goes on until cancelled, through outages of the database and the bus."""
+        database = Outage("database")
+        while True:
+            try:
+                async with await connect(self._url, "relay") as connection:
+                    database.over()
+                    await self._lead(connection)
+            except psycopg.Error as error:
+                await database.wait(error)
+
+    async def _lead(self, connection: _Connection) -> None:
+        # Asked again and again: a wait inside Postgres would keep a snapshot, and hold up vacuum.
+        while not (await _row(connection, _LOCK))[0]:  # noqa: ASYNC110
+            await asyncio.sleep(POLL_SECONDS)
+        await connection.execute(f"LISTEN {CHANNEL}")
+        while True:
+            began = time.monotonic()
+            if began - self._measured > MEASURE_SECONDS:
+                await self._measure(connection)
+            try:
+                moved = await self._move(connection)
+                self._away.over()
+            except BusUnavailable as error:
+                await self._away.wait(error)
+                continue
+            if moved == BATCH:
+                continue
+            if moved:
+                await asyncio.sleep(began + GATHER_SECONDS - time.monotonic())
+            async for _ in connection.notifies(timeout=POLL_SECONDS, stop_after=1):
+                pass
+
+    async def _move(self, connection: _Connection) -> int:
+        """Moves a batch, and says how many events it had."""
+        cursor = await connection.cursor(binary=True).execute(_READ, (BATCH,))
+        rows = await cursor.fetchall()
+        if rows:
+            await self._bus.send([Envelope(*row[1:]) for row in rows])
+            await connection.execute(_FORGET, ([row[0] for row in rows],))
+            _SENT.inc(len(rows))
+        return len(rows)
+
+    async def _measure(self, connection: _Connection) -> None:
+        depth, age = await _row(connection, _MEASURE)
+        _DEPTH.set(depth)
+        _AGE.set(float(age))
+        self._measured = time.monotonic()
+
+
+async def _row(connection: _Connection, query: str) -> tuple[Any, ...]:
+    return (await (await connection.execute(query)).fetchall())[0]
