@@ -1,0 +1,3 @@
+"""Loads the kit's pytest plugin."""
+
+pytest_plugins = ["vlinders_kit.testing.plugin"]

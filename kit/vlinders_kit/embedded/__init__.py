@@ -1,0 +1,1 @@
+"""The real servers that the embedded shape and the tests run on, as child processes."""
