@@ -88,11 +88,11 @@ class PipeExchange:
         return data
 
     def cancel(self) -> None:
-        """Says that nobody waits for the rest. Does nothing after the end."""
+        """Says that nobody wants the rest: whoever waits for it gets PipeLost. No-op after the end."""
         if not self._ended and self._error is None:
             self._client.forget(self._number)
             self._client.send(PipeFrame(exchange=self._number, cancel=PipeCancel()))
-            self._error = PipeLost()
+            self.lose()
 
     def receive(self, frame: PipeFrame) -> bool:
         """Takes a frame in; True when it was the last."""
