@@ -1,4 +1,4 @@
-"""The hot path: chat completions and embeddings, bytes in, bytes out, over the pipe to inference."""
+"""The hot path: chat completions and embeddings as bytes, over the pipe to inference."""
 
 import asyncio
 

@@ -88,7 +88,7 @@ class PipeExchange:
         return data
 
     def cancel(self) -> None:
-        """Says that nobody wants the rest: whoever waits for it gets PipeLost. No-op after the end."""
+        """Says that nobody wants the rest; whoever waits for it gets PipeLost."""
         if not self._ended and self._error is None:
             self._client.forget(self._number)
             self._client.send(PipeFrame(exchange=self._number, cancel=PipeCancel()))
