@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy.orm import InstrumentedAttribute
 
 from vlinders.api.v1.options_pb2 import Page, PageInfo
 from vlinders_kit.db import Tx
@@ -15,19 +16,22 @@ from vlinders_kit.errors import invalid
 LARGEST = 100
 """Items of one page, at most."""
 
+Key = ColumnElement[Any] | InstrumentedAttribute[Any]
+"""What a list can be in the order of: a column, or what a model maps it to."""
+
 
 async def paged(
     tx: Tx,
     query: Select[tuple[Any]],
     page: Page,
     *,
-    by: ColumnElement[Any],
-    sorts: Mapping[str, ColumnElement[Any]] | None = None,
+    by: Key,
+    sorts: Mapping[str, Key] | None = None,
 ) -> tuple[Sequence[Any], PageInfo]:
     """One page of `query`'s entities, in the order that `page.sort` asks, newest first without.
 
-    `by` is a unique column that rises with time and breaks ties; `sorts` are the columns that may be
-    asked for, never null. Raises InvalidRequest for a size, token or sort that is none.
+    `by` is a unique column that rises with time and breaks ties; `sorts` are the columns that may
+    be asked for, never null. Raises InvalidRequest for a size, token or sort that is none.
     """
     size = page.size or 20
     if not 1 <= size <= LARGEST:
@@ -49,9 +53,7 @@ async def paged(
     return [row[0] for row in found[:size]], info
 
 
-def _order(
-    sort: str, by: ColumnElement[Any], sorts: Mapping[str, ColumnElement[Any]]
-) -> tuple[ColumnElement[Any], bool]:
+def _order(sort: str, by: Key, sorts: Mapping[str, Key]) -> tuple[Key, bool]:
     if not sort:
         return by, True
     name = sort.removeprefix("-")
@@ -60,10 +62,10 @@ def _order(
     return sorts[name], sort.startswith("-")
 
 
-def _after(
-    keys: Sequence[ColumnElement[Any]], last: Sequence[Any], *, down: bool
-) -> ColumnElement[bool]:
-    beyond = [key < value if down else key > value for key, value in zip(keys, last, strict=True)]
+def _after(keys: Sequence[Key], last: Sequence[Any], *, down: bool) -> ColumnElement[bool]:
+    beyond: list[ColumnElement[bool]] = [
+        key < value if down else key > value for key, value in zip(keys, last, strict=True)
+    ]
     if len(keys) == 1:
         return beyond[0]
     return or_(beyond[0], and_(keys[0] == last[0], beyond[1]))
@@ -74,7 +76,7 @@ def _write(sort: str, values: Sequence[Any]) -> str:
     return base64.urlsafe_b64encode(json.dumps([sort, *plain]).encode()).decode().rstrip("=")
 
 
-def _read(token: str, sort: str, keys: Sequence[ColumnElement[Any]]) -> list[Any]:
+def _read(token: str, sort: str, keys: Sequence[Key]) -> list[Any]:
     try:
         raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
         wanted, *values = json.loads(raw)

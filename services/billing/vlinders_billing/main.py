@@ -1,0 +1,88 @@
+"""`python -m vlinders_billing.main`: the billing service, put together."""
+
+from vlinders.billing.v1.credit_pb2_grpc import add_CreditServiceServicer_to_server
+from vlinders.billing.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
+from vlinders.billing.v1.prices_pb2_grpc import add_PriceServiceServicer_to_server
+from vlinders.billing.v1.usage_pb2_grpc import add_UsageServiceServicer_to_server
+from vlinders_billing import events
+from vlinders_billing.recalls import Recalls
+from vlinders_billing.service import CreditService, LedgerService, PriceService, UsageService
+from vlinders_billing.settings import BillingSettings
+from vlinders_billing.upkeep import Upkeep
+from vlinders_kit.bus import open_bus
+from vlinders_kit.callers import CallerKey
+from vlinders_kit.clock import SystemClock
+from vlinders_kit.consumer import Consumer
+from vlinders_kit.db import Database
+from vlinders_kit.process import Process, run
+from vlinders_kit.relay import Relay
+
+NAME = "vlinders.billing"
+
+
+async def main(settings: BillingSettings) -> None:
+    key = CallerKey(bytes.fromhex(settings.caller_key.get_secret_value()))
+    process = Process(
+        NAME,
+        port=settings.port,
+        key=key,
+        host=settings.host,
+        metrics_port=settings.metrics_port,
+        traces=settings.traces,
+        sampled=settings.traces_sampled,
+        log_level=settings.log_level,
+    )
+    async with process:
+        db = Database(settings.database_url.get_secret_value(), application_name=NAME)
+        process.closers.append(db.close)
+        told = Recalls(db.url)
+        process.background("recalls", told.run)
+        process.drains.append(told.close)
+        process.background("upkeep", Upkeep(db, settings, SystemClock()).run)
+        _serve(process, db, told, settings)
+        _listen(process, db, settings)
+
+
+def _serve(process: Process, db: Database, told: Recalls, settings: BillingSettings) -> None:
+    process.serve(
+        "vlinders.billing.v1.CreditService",
+        add_CreditServiceServicer_to_server,
+        CreditService(db, told, settings),
+    )
+    process.serve(
+        "vlinders.billing.v1.LedgerService",
+        add_LedgerServiceServicer_to_server,
+        LedgerService(db, settings),
+    )
+    process.serve(
+        "vlinders.billing.v1.PriceService", add_PriceServiceServicer_to_server, PriceService(db)
+    )
+    process.serve(
+        "vlinders.billing.v1.UsageService", add_UsageServiceServicer_to_server, UsageService(db)
+    )
+
+
+def _listen(process: Process, db: Database, settings: BillingSettings) -> None:
+    bus = open_bus(settings.bus.get_secret_value(), NAME)
+    process.closers.append(bus.close)
+    process.background("relay", Relay(db, bus).run)
+    usage = Consumer(
+        db,
+        bus,
+        group="billing",
+        topics=("vlinders.inference",),
+        handlers=events.of_usage(settings.grants, SystemClock()),
+    )
+    process.background("usage", usage.run)
+    tenants = Consumer(
+        db,
+        bus,
+        group="billing.tenants",
+        topics=("vlinders.auth",),
+        handlers=events.of_tenants(settings.grants),
+    )
+    process.background("tenants", tenants.run)
+
+
+if __name__ == "__main__":
+    run(main(BillingSettings.load()))

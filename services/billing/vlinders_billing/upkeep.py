@@ -1,0 +1,91 @@
+"""Upkeep: what must be done from time to time, by one replica at a time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+from sqlalchemy import text
+
+from vlinders_billing import audit, leases, partitions
+from vlinders_billing.settings import BillingSettings
+from vlinders_kit import logs
+from vlinders_kit.clock import Clock
+from vlinders_kit.db import Database, Tx
+
+HOURLY = timedelta(hours=1)
+
+_ALONE = text("SELECT pg_try_advisory_xact_lock(hashtext('vlinders.billing.' || :job))")
+_DUE = text("""
+    INSERT INTO job_run (job, ran_at) VALUES (:job, now())
+    ON CONFLICT (job) DO UPDATE SET ran_at = now() WHERE job_run.ran_at <= now() - :interval
+    RETURNING job
+""")
+
+log = logs.get(__name__)
+
+
+class Upkeep:
+    """The service's jobs. A job that fails, as it does without the database, comes again."""
+
+    def __init__(self, db: Database, settings: BillingSettings, clock: Clock) -> None:
+        self.db = db
+        self.settings = settings
+        self.clock = clock
+
+    async def run(self) -> None:
+        """Does all of them, each when it is due, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_every(self.settings.sweep_interval, self.sweep))
+            tasks.create_task(_every(HOURLY, self.make_partitions))
+            tasks.create_task(_every(HOURLY, self.forget))
+            tasks.create_task(_every(min(self.settings.audit_interval, HOURLY), self.audit))
+
+    async def sweep(self) -> None:
+        """Has the money of expired leases go back."""
+        await self._all("sweep", lambda tx: leases.sweep(tx, self.settings.lease_grace))
+
+    async def forget(self) -> None:
+        """Deletes leases that nobody can ask for any more."""
+        await self._all("forget", leases.forget)
+
+    async def make_partitions(self) -> None:
+        """Makes the partitions of this month and the next before anything is written there."""
+        month = partitions.month_of(self.clock.now())
+        async with self.db.begin() as tx:
+            await partitions.ensure(tx, (month, partitions.next_month(month)))
+
+    async def audit(self) -> audit.Audit | None:
+        """Proves the ledger, if no replica has within the interval; an unsound one is an alert."""
+        async with self.db.begin() as tx:
+            due = {"job": "audit", "interval": self.settings.audit_interval}
+            if await tx.scalar(_DUE, due) is None:
+                return None
+        async with self.db.begin() as tx:
+            found = await audit.audit(tx)
+        told = log.info if found.sound else log.error
+        told(
+            "ledger_audited",
+            alert=not found.sound,
+            sound=found.sound,
+            accounts=found.accounts,
+            postings=found.postings,
+            digest=found.digest,
+            findings=found.findings,
+        )
+        return found
+
+    async def _all(self, job: str, batch: Callable[[Tx], Awaitable[bool]]) -> None:
+        """Does batch after batch, each in its own transaction, unless another replica does."""
+        more = True
+        while more:
+            async with self.db.begin() as tx:
+                more = bool(await tx.scalar(_ALONE, {"job": job})) and await batch(tx)
+
+
+async def _every(interval: timedelta, job: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        try:
+            await job()
+        except Exception as error:  # it must not end the others; it is due again soon
+            log.error("upkeep_failed", job=job.__name__, exc_info=error)
+        await asyncio.sleep(interval.total_seconds())

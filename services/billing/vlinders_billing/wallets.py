@@ -1,0 +1,78 @@
+"""Wallets: what a tenant has, opened once with what the platform gives it."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from sqlalchemy import Select, select, text
+
+from vlinders.billing.v1.events_pb2 import WalletFunded
+from vlinders_billing import ledger, recalls
+from vlinders_billing.ledger import PROMOTIONS, Movement, wallet_of
+from vlinders_billing.models import Account, Posting, Transfer
+from vlinders_kit.db import Tx
+from vlinders_kit.events import publish
+
+_OPEN = text("""
+    INSERT INTO account (id, tenant_id)
+    SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:tenants AS text[])) AS new(id) ORDER BY id
+    ON CONFLICT DO NOTHING RETURNING tenant_id
+""")
+
+
+@dataclass(frozen=True)
+class Grants:
+    """What the platform gives, in nanos."""
+
+    signup_nanos: int
+    """To every tenant, when its wallet is opened."""
+    operator_nanos: int
+    """To the operator's own tenant besides."""
+
+
+async def open(tx: Tx, tenant_ids: Collection[str], grants: Grants) -> None:
+    """Opens the wallets that do not exist, each with the sign-up grant, which so comes once.
+
+    Comes before anything else of the transaction that takes locks.
+    """
+    ids = sorted(set(tenant_ids))
+    values = {"ids": [wallet_of(id) for id in ids], "tenants": ids}
+    new = list(await tx.scalars(_OPEN, values))
+    await _grant(tx, {tenant: f"grant:signup:{tenant}" for tenant in new}, grants.signup_nanos)
+
+
+async def grant_operator(tx: Tx, tenant_id: str, grants: Grants) -> None:
+    """Gives the operator's grant to a wallet, unless it has got one, of whatever size."""
+    transfer_id = f"grant:operator:{tenant_id}"
+    if await tx.get(Transfer, transfer_id) is None:
+        await _grant(tx, {tenant_id: transfer_id}, grants.operator_nanos)
+
+
+async def get(tx: Tx, tenant_id: str, grants: Grants) -> Account:
+    """The tenant's wallet; opened now where its TenantCreated has not come yet."""
+    mine = select(Account).where(Account.tenant_id == tenant_id)
+    if (wallet := await tx.scalar(mine)) is None:
+        await open(tx, [tenant_id], grants)
+        wallet = (await tx.scalars(mine)).one()
+    return wallet
+
+
+def postings_of(tenant_id: str) -> Select[tuple[Posting]]:
+    """What moved through the tenant's wallet."""
+    return select(Posting).where(Posting.account_id == wallet_of(tenant_id))
+
+
+async def _grant(tx: Tx, transfers: dict[str, str], nanos: int) -> None:
+    """Moves `nanos` to each tenant, by a transfer of the given id."""
+    if not transfers or not nanos:
+        return
+    moves = [
+        Movement(id, "grant", PROMOTIONS, wallet_of(tenant), nanos)
+        for tenant, id in transfers.items()
+    ]
+    await ledger.post(tx, moves)
+    await recalls.tell_back(tx, transfers)
+    funded = (
+        WalletFunded(tenant_id=tenant, transfer_id=id, amount_nanos=nanos)
+        for tenant, id in transfers.items()
+    )
+    await publish(tx, *funded)
