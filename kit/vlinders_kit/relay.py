@@ -8,7 +8,7 @@ import psycopg
 from prometheus_client import Counter, Gauge
 
 from vlinders_kit.bus import Bus, BusUnavailable, Envelope
-from vlinders_kit.db import Database, connect
+from vlinders_kit.db import Database, connect, notified
 from vlinders_kit.events import CHANNEL
 from vlinders_kit.outages import Outage
 
@@ -80,12 +80,9 @@ class Relay:
             except BusUnavailable as error:
                 await self._away.wait(error)
                 continue
-            if moved == BATCH:
-                continue
-            if moved:
+            if 0 < moved < BATCH:
                 await asyncio.sleep(began + GATHER_SECONDS - time.monotonic())
-            async for _ in connection.notifies(timeout=POLL_SECONDS, stop_after=1):
-                pass
+            await notified(connection, 0 if moved else POLL_SECONDS)
 
     async def _move(self, connection: _Connection) -> int:
         """Moves a batch, and says how many events it had."""
