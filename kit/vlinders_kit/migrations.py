@@ -65,7 +65,7 @@ async def drift(engine: AsyncEngine, metadata: MetaData) -> list[Any]:
 def main(packages: Sequence[str]) -> int:
     """Migrates each package in turn; answers 2 where one's database is not named."""
     for package in packages:
-        variable = f"{package.upper()}_DATABASE_URL"
+        variable = f"{package.upper().replace('.', '_')}_DATABASE_URL"
         if not (url := os.environ.get(variable)):
             sys.stderr.write(f"{variable} is not set: the database that {package} owns\n")
             return 2

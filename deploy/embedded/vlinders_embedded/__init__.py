@@ -1,0 +1,1 @@
+"""All of Vlinders on one machine: every part a process of its own, under one supervisor."""

@@ -1,0 +1,86 @@
+"""Whether the first call would succeed: the operator has money, the workers have their models."""
+
+import asyncio
+import json
+import time
+from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+import grpc
+import yaml
+
+from vlinders.api.v1 import options_pb2 as api
+from vlinders.api.v1.caller_pb2 import Caller
+from vlinders.gpu_scheduler.v1.workers_pb2 import (
+    ListWorkersRequest,
+    ListWorkersResponse,
+    Slot,
+    Worker,
+)
+from vlinders_embedded.parts import Stack
+from vlinders_kit.callers import METADATA, CallerKey
+from vlinders_kit.embedded.programs import NotServing
+
+_POLL = 0.1
+_SCHEDULER = "vlinders.gpu_scheduler"
+
+
+async def await_usable(stack: Stack, *, seconds: float) -> None:
+    """Returns when the printed call would succeed. Raises NotServing, with what is missing."""
+    deadline = time.monotonic() + seconds
+    while missing := await _missing(stack):
+        if time.monotonic() > deadline:
+            raise NotServing(f"everything runs, but after {seconds:g} s {missing}")
+        await asyncio.sleep(_POLL)
+
+
+def model_to_call(stack: Stack) -> str:
+    """The first model of the catalogue that chats."""
+    models: dict[str, dict[str, Any]] = yaml.safe_load(stack.options.catalogue.read_text())[
+        "models"
+    ]
+    return next(name for name, facts in models.items() if not facts.get("embeddings"))
+
+
+async def _missing(stack: Stack) -> str:
+    """What the first call lacks, in words; empty when it lacks nothing."""
+    if not await asyncio.to_thread(_has_money, stack):
+        return "the operator's wallet is empty: see the logs of auth and billing"
+    try:
+        workers = (await _workers(stack)).workers
+    except grpc.aio.AioRpcError as error:
+        return f"the gpu-scheduler does not list its workers: {error.details()}"
+    online = [worker for worker in workers if worker.state == Worker.STATE_ONLINE]
+    if len(online) < stack.options.count("worker"):
+        return "a worker has not joined: see its log"
+    for slot in (slot for worker in online for slot in worker.inventory.slots):
+        if slot.state != Slot.STATE_READY:
+            why = slot.message or "it is loading"
+            return f"the worker's model {slot.model} is not ready ({why}): see its log"
+    return ""
+
+
+def _has_money(stack: Stack) -> bool:
+    credential = {"Authorization": f"Bearer {stack.secrets.api_key}"}
+    try:
+        with urlopen(Request(f"{stack.url}/v1/wallet", headers=credential), timeout=5) as answer:
+            return int(json.load(answer)["available_nanos"]) > 0
+    except URLError:  # refused, or an answer that says why not
+        return False
+
+
+async def _workers(stack: Stack) -> ListWorkersResponse:
+    key = CallerKey(bytes.fromhex(stack.secrets.caller_key))
+    operator = Caller(kind=Caller.KIND_USER, roles=[api.ROLE_OPERATOR])
+    async with grpc.aio.insecure_channel(stack.targets("gpu-scheduler")[0]) as channel:
+        list_workers = channel.unary_unary(
+            f"/{_SCHEDULER}.v1.WorkerService/ListWorkers",
+            request_serializer=ListWorkersRequest.SerializeToString,
+            response_deserializer=ListWorkersResponse.FromString,
+        )
+        signed = (METADATA, key.sign(operator, _SCHEDULER))
+        workers: ListWorkersResponse = await list_workers(
+            ListWorkersRequest(), timeout=5, metadata=[signed]
+        )
+        return workers

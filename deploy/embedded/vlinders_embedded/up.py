@@ -1,0 +1,120 @@
+"""Bringing a stack up, keeping it up, and taking it down again in order."""
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+from vlinders_embedded import access, databases, first_call, folder, logfiles
+from vlinders_embedded.minted import secrets_of
+from vlinders_embedded.options import Options
+from vlinders_embedded.parts import SERVICES, Stack
+from vlinders_embedded.ports import require_free
+from vlinders_embedded.supervisor import Report, Supervisor
+from vlinders_kit.embedded.programs import NotServing, tail
+
+USABLE = 60.0
+"""Seconds that the worker has to load its models once everything runs."""
+
+
+async def run(options: Options, *, report: Report, ready: Callable[[], None]) -> None:
+    """Runs the stack until SIGTERM or SIGINT; `ready` is called when the first call would succeed.
+
+    Raises PortTaken, NotServing and what the folder's holder raises; then nothing runs any more. A
+    second signal ends everything at once.
+    """
+    begun = time.monotonic()
+    require_free(options.port)
+    if left := folder.end_left_over(options.var):
+        report(f"  ended {left} processes of a supervisor that was killed")
+    secrets = secrets_of(options.var, admin_password=options.admin_password)
+    stack = Stack.plan(options, secrets)
+    report(f"Starting Vlinders in {options.var}")
+    async with _supervised(stack, report) as (supervisor, told):
+        if not await _unless(told, _start(stack, supervisor)):
+            return
+        access.write(stack, supervisor.running())
+        report(f"\nVlinders is ready after {time.monotonic() - begun:.1f} s.")
+        report(access.welcome(stack, first_call.model_to_call(stack)))
+        ready()
+        await told.wait()
+    report("Everything has ended.")
+
+
+@asynccontextmanager
+async def _supervised(
+    stack: Stack, report: Report
+) -> AsyncIterator[tuple[Supervisor, asyncio.Event]]:
+    """A supervisor, and the event of being told to end; access.json is true from start to end."""
+    var, told = stack.options.var, asyncio.Event()
+
+    def changed() -> None:
+        access.write(stack, supervisor.running())
+
+    supervisor = Supervisor(var / "logs", report=report, changed=changed)
+
+    def tell() -> None:
+        if told.is_set():
+            supervisor.kill()
+        told.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, tell)
+    bounding = asyncio.create_task(logfiles.hold_to_size(var / "logs"))
+    try:
+        async with supervisor:
+            yield supervisor, told
+    finally:
+        bounding.cancel()
+        access.write(stack, [])
+
+
+async def _start(stack: Stack, supervisor: Supervisor) -> None:
+    """The servers; then the services on their migrated databases, and beside them what has none."""
+    await supervisor.start(stack.servers())
+    passwords = stack.secrets.databases
+    await asyncio.to_thread(databases.ensure, stack.postgres.url("postgres"), passwords)
+    parts = stack.parts()
+    services = [part for part in parts if part.name in SERVICES]
+    others = [part for part in parts if part.name not in SERVICES]
+
+    async def start_services() -> None:
+        await _migrate(stack)
+        await supervisor.start(services)
+
+    try:
+        async with asyncio.TaskGroup() as starting:
+            starting.create_task(start_services())
+            starting.create_task(supervisor.start(others))
+    except* NotServing as failed:
+        raise failed.exceptions[0] from None
+    await first_call.await_usable(stack, seconds=USABLE)
+
+
+async def _migrate(stack: Stack) -> None:
+    command, environment = stack.migrations()
+    log = stack.options.var / "logs" / "migrations.log"
+    with log.open("wb") as out:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=out, stderr=out, env=environment
+        )
+        if await process.wait():
+            raise NotServing(f"The migrations failed. The end of {log}:\n{tail(log)}")
+
+
+async def _unless(told: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Does `work` to its end, unless told before; whether it was done."""
+    doing, telling = asyncio.ensure_future(work), asyncio.ensure_future(told.wait())
+    try:
+        await asyncio.wait((doing, telling), return_when=asyncio.FIRST_COMPLETED)
+        if doing.done():
+            doing.result()
+        return doing.done()
+    finally:
+        for task in (doing, telling):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
