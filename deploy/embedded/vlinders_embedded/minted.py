@@ -36,14 +36,13 @@ def secrets_of(var: Path, *, admin_password: str | None = None) -> Secrets:
     """
     file = var / "secrets.json"
     known = json.loads(file.read_text()) if file.exists() else {}
-    if admin_password is not None:
-        known["admin_password"] = admin_password
+    given = {} if admin_password is None else {"admin_password": admin_password}
     new = asdict(_mint())
-    all_of_them = new | known
-    all_of_them["databases"] = new["databases"] | known.get("databases", {})
-    if all_of_them != known or not file.exists():
-        write_private(file, json.dumps(all_of_them, indent=2))
-    return Secrets(**all_of_them)
+    databases = new["databases"] | known.get("databases", {})
+    told = {**new, **known, **given, "databases": databases}
+    if told != known:
+        write_private(file, json.dumps(told, indent=2))
+    return Secrets(**told)
 
 
 def sealing_key_file(var: Path, service: str) -> Path:
