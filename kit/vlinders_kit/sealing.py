@@ -1,7 +1,10 @@
 """Secrets at rest: sealed with AES-256-GCM, bound to what they are for."""
 
+import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -25,6 +28,19 @@ class Sealer:
         self._current = current
         if current not in self._keys:
             raise ValueError(f"there is no sealing key {current!r}")
+
+    @classmethod
+    def load(cls, file: Path) -> Self:
+        """The sealer of a key file: `{"current": id, "keys": {id: 32 bytes in hex, …}}`.
+
+        Raises ValueError, which says nothing of the keys, for a file that is not there or not so.
+        """
+        try:
+            told = json.loads(file.read_bytes())
+            keys = {key_id: bytes.fromhex(key) for key_id, key in told["keys"].items()}
+            return cls(keys, told["current"])
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            raise ValueError(f"{file} is no readable file of sealing keys") from None
 
     def seal(self, secret: bytes, purpose: str) -> bytes:
         """`secret`, so that only `open` with the same `purpose` (as `provider:mock`) reads it."""
