@@ -101,7 +101,7 @@ class Stack:
         for number in range(1, self.options.count(part) + 1):
             label = f"{part}-{number}"
             port, metrics = self.ports[label], self.ports[f"{label}-metrics"]
-            common = {"PORT": port, "METRICS_PORT": metrics}
+            common = {"PORT": port, "METRICS_PORT": metrics, "CALLER_KEY": self.secrets.caller_key}
             variables = {
                 f"VLINDERS_{part.replace('-', '_').upper()}_{name}": str(value)
                 for name, value in {**common, **told(number)}.items()
@@ -118,9 +118,10 @@ class Stack:
             )
 
     def _gateway(self, number: int) -> dict[str, object]:
-        told = {
+        told: dict[str, object] = {
             "PORT": self.options.port,
-            "CALLER_KEY": self.secrets.caller_key,
+            "INTERNAL_PORT": self.ports[f"gateway-{number}-metrics"],
+            "GATEWAYS": self.options.count("gateway"),
             "AUTH": _balanced(self.targets("auth")),
             "BILLING": _balanced(self.targets("billing")),
             "GPU_SCHEDULER": _balanced(self.targets("gpu-scheduler")),
@@ -162,10 +163,10 @@ class Stack:
 
     def _worker(self, number: int) -> dict[str, object]:
         told: dict[str, object] = {
-            "SCHEDULER": _balanced(self.targets("gpu-scheduler")),
+            "SCHEDULER": ",".join(self.targets("gpu-scheduler")),
             "JOIN_TOKEN": self.secrets.join_token,
             "ENGINES": self.options.engines,
-            "STATE": self._folder(f"worker-{number}"),
+            "STATE_DIR": self._folder(f"worker-{number}"),
         }
         if self.options.profile == "contracts":
             told["PRETEND_GPUS"] = SHIPPED / "gpus" / "contracts.yaml"
@@ -173,7 +174,6 @@ class Stack:
 
     def _service(self, database: str) -> dict[str, object]:
         return {
-            "CALLER_KEY": self.secrets.caller_key,
             "DATABASE_URL": self.database_url(database),
             "BUS": self._bus,
         }

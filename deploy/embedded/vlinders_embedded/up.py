@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -9,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from vlinders_embedded import access, databases, first_call, folder, logfiles
+from vlinders_embedded.ends_with import ENDS_WITH, ending_with
 from vlinders_embedded.minted import secrets_of
 from vlinders_embedded.options import Options
 from vlinders_embedded.parts import SERVICES, Stack
@@ -65,8 +67,9 @@ async def _supervised(
         asyncio.get_running_loop().add_signal_handler(number, tell)
     bounding = asyncio.create_task(logfiles.hold_to_size(var / "logs"))
     try:
-        async with supervisor:
-            yield supervisor, told
+        with ending_with(os.environ.get(ENDS_WITH), told.set):
+            async with supervisor:
+                yield supervisor, told
     finally:
         bounding.cancel()
         access.write(stack, [])
