@@ -1,0 +1,1 @@
+"""The fleet of GPU workers: which of them live, and which of them serves a request."""

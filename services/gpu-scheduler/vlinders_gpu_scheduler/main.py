@@ -1,0 +1,54 @@
+"""`python -m vlinders_gpu_scheduler.main`: the scheduler, put together."""
+
+from vlinders.gpu_scheduler.v1.picks_pb2_grpc import add_PickServiceServicer_to_server
+from vlinders.gpu_scheduler.v1.workers_pb2_grpc import add_WorkerServiceServicer_to_server
+from vlinders_gpu_scheduler.scheduler import Scheduler
+from vlinders_gpu_scheduler.service import PickService, WorkerService
+from vlinders_gpu_scheduler.settings import GpuSchedulerSettings
+from vlinders_gpu_scheduler.tickets import TicketKeys
+from vlinders_kit.bus import open_bus
+from vlinders_kit.callers import CallerKey
+from vlinders_kit.clock import SystemClock
+from vlinders_kit.db import Database
+from vlinders_kit.process import Process, run
+from vlinders_kit.relay import Relay
+
+NAME = "vlinders.gpu_scheduler"
+
+
+async def main(settings: GpuSchedulerSettings) -> None:
+    secret = bytes.fromhex(settings.caller_key.get_secret_value())
+    process = Process(
+        NAME,
+        port=settings.port,
+        key=CallerKey(secret),
+        host=settings.host,
+        metrics_port=settings.metrics_port,
+        traces=settings.traces,
+        sampled=settings.traces_sampled,
+        log_level=settings.log_level,
+    )
+    async with process:
+        db = Database(settings.database_url.get_secret_value(), application_name=NAME)
+        process.closers.append(db.close)
+        scheduler = Scheduler(
+            db, SystemClock(), TicketKeys(secret), settings.bounds, holder=settings.holder
+        )
+        picks = PickService(scheduler)
+        workers = WorkerService(scheduler, settings.join_token.get_secret_value())
+        process.serve(
+            "vlinders.gpu_scheduler.v1.WorkerService", add_WorkerServiceServicer_to_server, workers
+        )
+        process.serve(
+            "vlinders.gpu_scheduler.v1.PickService", add_PickServiceServicer_to_server, picks
+        )
+        process.background("scheduler", scheduler.run)
+        process.background("standby tables", picks.run)
+        process.drains.append(scheduler.drain)
+        bus = open_bus(settings.bus.get_secret_value(), NAME)
+        process.closers.append(bus.close)
+        process.background("relay", Relay(db, bus).run)
+
+
+if __name__ == "__main__":
+    run(main(GpuSchedulerSettings.load()))

@@ -1,0 +1,107 @@
+"""The scheduler: a hub while this replica owns the fleet; a standby has nothing but an answer."""
+
+import asyncio
+import contextlib
+
+from vlinders_gpu_scheduler import registry
+from vlinders_gpu_scheduler.doubt import TICK
+from vlinders_gpu_scheduler.errors import NotActive
+from vlinders_gpu_scheduler.hub import Bounds, Hub
+from vlinders_gpu_scheduler.ownership import TRY_SECONDS, Ownership
+from vlinders_gpu_scheduler.registry import Registry
+from vlinders_gpu_scheduler.tickets import TicketKeys
+from vlinders_kit import logs
+from vlinders_kit.clock import Clock
+from vlinders_kit.db import Database
+
+FLEET = "fleet"
+"""The resource that the active replica owns."""
+
+TIDY_SECONDS = 3600.0
+
+log = logs.get(__name__)
+
+
+class Scheduler:
+    def __init__(
+        self, db: Database, clock: Clock, keys: TicketKeys, bounds: Bounds, *, holder: str
+    ) -> None:
+        self.db = db
+        self._clock = clock
+        self._keys = keys
+        self._bounds = bounds
+        self._ownership = Ownership(db, FLEET, holder)
+        self._hub: Hub | None = None
+        self._draining = False
+
+    @property
+    def active(self) -> Hub | None:
+        return self._hub
+
+    @property
+    def hub(self) -> Hub:
+        """Raises NotActive on a standby."""
+        if self._hub is None:
+            raise NotActive
+        return self._hub
+
+    async def run(self) -> None:
+        """Takes turns at being active, until cancelled."""
+        while not self._draining:
+            term = await self._ownership.take()
+            try:
+                await self._serve(term)
+            except Exception as error:  # without the rows there is no hub: leave it to another
+                log.error("hub_failed", exc_info=error)
+                await self._ownership.release()
+                await asyncio.sleep(TRY_SECONDS)
+        await asyncio.get_running_loop().create_future()  # the process ends, and this with it
+
+    async def drain(self) -> None:
+        """Hands the fleet over: streams end, changes are written, another may follow at once."""
+        self._draining = True
+        if self._hub is not None:
+            self._hub.close(NotActive())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2):
+                    await self._hub.registry.settled()
+            self._hub = None
+        await self._ownership.release()
+
+    async def _serve(self, term: int) -> None:
+        """Is the hub for as long as the term lasts."""
+        writer = Registry(self.db, self._clock, FLEET, term)
+        hub = Hub(self._clock, writer, self._keys, self._bounds)
+        async with self.db.begin() as tx:
+            for registration in await tx.scalars(registry.living()):
+                hub.adopt(registration)
+        log.info("active", term=term, workers=len(hub.fleet.workers))
+        self._hub = hub
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                running = [
+                    tasks.create_task(work)
+                    for work in (writer.run(), self._tick(hub), self._tidy())
+                ]
+                await self._ownership.keep()
+                for task in running:
+                    task.cancel()
+        finally:
+            self._hub = None
+            hub.close(NotActive())
+
+    async def _tick(self, hub: Hub) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            if hub.tick():
+                log.warning("stalled")
+                self._ownership.poke()
+
+    async def _tidy(self) -> None:
+        while True:
+            try:
+                async with self.db.begin() as tx:
+                    await registry.forget(tx, self._clock.now())
+            except Exception as error:  # it comes again in an hour
+                log.warning("not_tidied", error=type(error).__name__)
+            await asyncio.sleep(TIDY_SECONDS)
