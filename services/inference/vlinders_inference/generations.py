@@ -1,0 +1,241 @@
+"""Generations: the path of a request, from its bytes to its record."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+import aiohttp
+
+from vlinders.api.v1.caller_pb2 import Caller
+from vlinders.inference.v1.events_pb2 import UsageRecorded
+from vlinders_inference.admission import CreditBook
+from vlinders_inference.answers import (
+    LARGEST_ANSWER,
+    BrokenAnswer,
+    EventStream,
+    Reader,
+    completion,
+    embeddings,
+)
+from vlinders_inference.catalogue import Catalogue, Model
+from vlinders_inference.engines import Attempt, AttemptFailed, Timeouts, post, read
+from vlinders_inference.errors import (
+    CreditUnavailable,
+    UnknownOperation,
+    UpstreamFailed,
+    UsageNotKept,
+)
+from vlinders_inference.jobs import Job
+from vlinders_inference.metering import UsageLog
+from vlinders_inference.prices import Tokens
+from vlinders_inference.requests import Ask, body_for, read_chat, read_embeddings
+from vlinders_inference.routes import WORKER, Router
+from vlinders_inference.waits import Client, ClientLeft, TookTooLong, Wait, Watch
+from vlinders_kit.clock import Clock
+from vlinders_kit.errors import AppError
+from vlinders_kit.ids import new_id
+
+STALL_SECONDS = 75.0
+"""How long a client may take nothing of its answer. The gateway gives up earlier."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Operation:
+    read: Callable[[bytes, Callable[[str], Model]], Ask]
+    answer: Reader
+
+
+OPERATIONS = {
+    "CreateChatCompletion": _Operation(read_chat, completion),
+    "CreateEmbeddings": _Operation(read_embeddings, embeddings),
+}
+
+
+@dataclass(slots=True)
+class _Streaming:
+    """A stream that has begun: where it comes from, and what of it goes to the client next."""
+
+    attempt: Attempt
+    response: aiohttp.ClientResponse
+    events: EventStream
+    out: bytes
+
+
+class Generations:
+    """Serves requests for generations: admits, runs, records."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        credit: CreditBook,
+        router: Router,
+        usage: UsageLog,
+        watch: Watch,
+        timeouts: Timeouts,
+        clock: Clock,
+    ) -> None:
+        self._catalogue = catalogue
+        self._credit = credit
+        self._router = router
+        self._usage = usage
+        self._watch = watch
+        self._timeouts = timeouts
+        self._clock = clock
+
+    async def serve(
+        self, operation: str, caller: Caller, request_id: str, body: bytes, client: Client
+    ) -> None:
+        """Answers one request to `client`. Raises what the RPC of the operation fails with.
+
+        When it returns or raises, the request has its one record, if it was admitted.
+        """
+        kind = OPERATIONS.get(operation)
+        if kind is None:
+            raise UnknownOperation(operation=operation)
+        ask = kind.read(body, self._catalogue.model)
+        price = self._catalogue.price(ask.model.id)
+        if not self._usage.writable:
+            raise CreditUnavailable
+        ceiling = price.ceiling(ask.prompt_bound, ask.max_tokens)
+        hold = await self._credit.take(caller.tenant_id, ceiling)
+        job = Job(request_id, operation, caller, ask, price, hold, self._clock.now())
+        wait = Wait(client)
+        self._watch.add(wait)
+        failure: AppError | None = None
+        last = b""
+        try:
+            answer = self._stream(job, wait) if ask.stream else self._whole(job, wait, kind.answer)
+            last = await answer
+        except ClientLeft:
+            job.outcome = UsageRecorded.OUTCOME_CANCELLED
+        except AppError as error:
+            failure = error
+        finally:
+            # Whatever happened, a cancellation of this task too: nothing here waits.
+            self._watch.remove(wait)
+            self._router.ended(job)
+            self._credit.settle(hold, job.charge)
+            kept = self._usage.add(job.record())
+        if failure is not None:
+            with suppress(UsageNotKept):
+                await kept
+            raise failure
+        await kept
+        if not ask.stream:
+            client.head("application/json")
+        await client.send(last)
+
+    async def _whole(self, job: Job, wait: Wait, read_answer: Reader) -> bytes:
+        """The answer of the first engine that gives one, for the client, whole."""
+        ask = job.ask
+
+        async def start(attempt: Attempt) -> aiohttp.ClientResponse:
+            return await self._post(job, attempt, wait)
+
+        try:
+            response = await self._router.first(job, start)
+            try:
+                body = await self._all(response, wait)
+            finally:
+                response.close()
+            whole = read_answer(body, ask, _answer_id(job), int(job.started_at.timestamp()))
+        except ClientLeft:
+            # What an engine that is closed has done by then, nobody says: the prompt, at least.
+            if job.asked and job.served_by != WORKER:
+                job.tokens = Tokens(input=ask.prompt_guess, estimated=True)
+            raise
+        except (AttemptFailed, BrokenAnswer) as broken:
+            raise UpstreamFailed(model=ask.model.id, cause=str(broken)) from None
+        job.token_came()
+        job.tokens = whole.tokens
+        job.outcome = _outcome(wait)
+        return whole.body
+
+    async def _stream(self, job: Job, wait: Wait) -> bytes:
+        """Sends the stream of the first engine that begins one; returns the end of it."""
+
+        async def start(attempt: Attempt) -> _Streaming:
+            return await self._begin(job, attempt, wait)
+
+        begun = await self._router.first(job, start)
+        events, response = begun.events, begun.response
+        wait.client.head("text/event-stream")
+        try:
+            await self._relay(job, wait, begun)
+        except AttemptFailed as failed:
+            raise UpstreamFailed(model=job.ask.model.id, cause=failed.cause) from None
+        finally:
+            job.tokens = events.tokens()
+            if not events.done:
+                response.close()
+        if events.broken is not None and not wait.left:
+            raise UpstreamFailed(model=job.ask.model.id, cause=events.broken)
+        self._router.let_go(response)
+        job.outcome = _outcome(wait)
+        return events.last(job.tokens)
+
+    async def _begin(self, job: Job, attempt: Attempt, wait: Wait) -> _Streaming:
+        """A stream with its first event. Raises AttemptFailed for one that has none."""
+        response = await self._post(job, attempt, wait)
+        events = EventStream(job.ask, _answer_id(job), int(job.started_at.timestamp()))
+        try:
+            while True:
+                data = await read(response, wait, self._timeouts.first_byte)
+                out = events.feed(data) if data else events.end()
+                if out:
+                    return _Streaming(attempt, response, events, out)
+                if events.broken is not None or events.done:
+                    raise AttemptFailed(events.broken or "the answer is empty")
+        except BaseException:
+            response.close()
+            raise
+
+    async def _relay(self, job: Job, wait: Wait, begun: _Streaming) -> None:
+        """Passes events on until the stream is done or broken."""
+        events, client, out = begun.events, wait.client, begun.out
+        stoppable = bool(begun.attempt.cancel_url)
+        while True:
+            if events.produced:
+                job.token_came()
+            try:
+                with wait.at_most(STALL_SECONDS):
+                    await client.send(out)
+            except TookTooLong:
+                raise ClientLeft from None
+            if events.done or events.broken is not None:
+                return
+            if client.cancelled and not stoppable:
+                raise ClientLeft
+            data = await read(begun.response, wait, self._timeouts.idle)
+            out = events.feed(data) if data else events.end()
+
+    async def _post(self, job: Job, attempt: Attempt, wait: Wait) -> aiohttp.ClientResponse:
+        """Asks the engine. From then on the client's leaving has the engine stop."""
+        if wait.client.cancelled:
+            raise ClientLeft
+        wait.on_leave = partial(self._router.stop, attempt) if attempt.cancel_url else None
+        job.asked = True
+        body = body_for(job.ask, attempt.name, attempt.limit_field)
+        return await post(attempt, body, wait, self._timeouts)
+
+    async def _all(self, response: aiohttp.ClientResponse, wait: Wait) -> bytes:
+        """The whole body. Raises AttemptFailed, BrokenAnswer for one too large, and ClientLeft."""
+        body = await read(response, wait, self._timeouts.first_byte)
+        while not response.content.at_eof():
+            piece = await read(response, wait, self._timeouts.idle)
+            body += piece
+            if len(body) > LARGEST_ANSWER:
+                raise BrokenAnswer("the answer is too large")
+        return body
+
+
+def _outcome(wait: Wait) -> "UsageRecorded.Outcome":
+    """Of an answer that was read to its end: the engine may have been told to stop before."""
+    return UsageRecorded.OUTCOME_CANCELLED if wait.left else UsageRecorded.OUTCOME_COMPLETED
+
+
+def _answer_id(job: Job) -> str:
+    """The request's id, as the answer's: who has one can ask for the other."""
+    digits = job.request_id.rpartition("_")[2]
+    return f"chatcmpl_{digits}" if digits.isalnum() and digits.isascii() else new_id("chatcmpl")

@@ -1,0 +1,80 @@
+"""Jobs: one admitted request each, from its hold to its record."""
+
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from vlinders.api.v1.caller_pb2 import Caller
+from vlinders.inference.v1.events_pb2 import UsageRecorded
+from vlinders_inference.admission import Hold
+from vlinders_inference.prices import NONE, Price, Tokens
+from vlinders_inference.requests import Ask
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """What is known of a request that was admitted; its end is what `record` makes of it."""
+
+    request_id: str
+    operation: str
+    caller: Caller
+    ask: Ask
+    price: Price
+    hold: Hold
+    started_at: datetime
+    began: float = field(default_factory=time.monotonic)
+    served_by: str = ""
+    picked: bool = False
+    """The scheduler counts it as outstanding."""
+    asked: bool = False
+    """An engine was sent the request."""
+    tokens: Tokens = NONE
+    outcome: "UsageRecorded.Outcome" = UsageRecorded.OUTCOME_FAILED
+    """Failed, until it is something better."""
+    first_token: float = 0.0
+    """When the first token came, on the clock of `began`; 0.0: none did."""
+
+    def token_came(self) -> None:
+        if not self.first_token:
+            self.first_token = time.monotonic()
+
+    @property
+    def charge(self) -> int:
+        return self.price.charge(self.tokens, self.hold.ceiling)
+
+    def record(self) -> UsageRecorded:
+        """The one record of the request, as it is now."""
+        total = time.monotonic() - self.began
+        event = UsageRecorded(
+            request_id=self.request_id,
+            tenant_id=self.caller.tenant_id,
+            account_id=self.caller.account_id,
+            api_key_id=self.caller.api_key_id,
+            model=self.ask.model.id,
+            served_by=self.served_by,
+            price_version=self.price.version,
+            input_tokens=self.tokens.input,
+            cached_input_tokens=self.tokens.cached,
+            output_tokens=self.tokens.output,
+            estimated=self.tokens.estimated,
+            lease_id=self.hold.lease_id,
+            ceiling_nanos=self.hold.ceiling,
+            charged_nanos=self.charge,
+            outcome=self.outcome,
+            total_ms=round(total * 1000),
+            operation=self.operation,
+            stream=self.ask.stream,
+        )
+        if self.first_token:
+            event.first_token_ms = max(1, round((self.first_token - self.began) * 1000))
+        started = self.started_at.timestamp()
+        _set(event.started_at, started)
+        _set(event.finished_at, started + total)
+        return event
+
+
+def _set(moment: Timestamp, seconds: float) -> None:
+    moment.seconds = int(seconds)
+    moment.nanos = int((seconds - moment.seconds) * 1e9)

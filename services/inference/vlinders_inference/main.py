@@ -1,0 +1,148 @@
+"""`python -m vlinders_inference.main`: the inference service, put together."""
+
+import os
+import sys
+from functools import partial
+
+from vlinders.inference.v1.generations_pb2_grpc import add_GenerationServiceServicer_to_server
+from vlinders.inference.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
+from vlinders_inference import catalogue, configuration
+from vlinders_inference.admission import CreditBook
+from vlinders_inference.billing import Billing
+from vlinders_inference.catalogue import Catalogue
+from vlinders_inference.configuration import CatalogueInvalid, Configured
+from vlinders_inference.engines import session
+from vlinders_inference.generations import Generations
+from vlinders_inference.metering import UsageLog
+from vlinders_inference.picks import Picks
+from vlinders_inference.price_list import PriceList
+from vlinders_inference.providers import Providers
+from vlinders_inference.routes import Router
+from vlinders_inference.service import GenerationService, ModelService
+from vlinders_inference.settings import InferenceSettings
+from vlinders_inference.waits import Watch
+from vlinders_kit.bus import open_bus
+from vlinders_kit.callers import CallerKey, Identity
+from vlinders_kit.clock import SystemClock
+from vlinders_kit.db import Database
+from vlinders_kit.ids import new_id
+from vlinders_kit.process import Process, run
+from vlinders_kit.relay import Relay
+from vlinders_kit.rpc import connect
+from vlinders_kit.sealing import Sealer
+
+NAME = "vlinders.inference"
+
+PRICES_WITHIN = 10.0
+"""Seconds that a start waits for the prices, so that who is ready can sell."""
+
+
+async def main(settings: InferenceSettings) -> None:
+    configured = _configured(settings)
+    key = CallerKey(bytes.fromhex(settings.caller_key.get_secret_value()))
+    process = Process(
+        NAME,
+        port=settings.port,
+        key=key,
+        host=settings.host,
+        metrics_port=settings.metrics_port,
+        traces=settings.traces,
+        sampled=settings.traces_sampled,
+        log_level=settings.log_level,
+    )
+    async with process:
+        db = Database(settings.database_url.get_secret_value(), application_name=NAME)
+        process.closers.append(db.close)
+        models = await _catalogue(db, configured, settings)
+        identity = Identity("inference", key)
+        to_billing = connect(settings.billing, "vlinders.billing", identity)
+        process.closers.append(to_billing.close)
+        billing = Billing(to_billing, holder=new_id("holder"))
+        await _follow_prices(process, db, billing, models, configured, settings)
+        credit = CreditBook(billing, SystemClock())
+        process.background("credit", credit.run)
+        process.closers.append(credit.close)
+        usage = UsageLog(db.url)
+        process.background("usage", usage.run)
+        process.closers.append(usage.close)
+        router = _router(process, identity, models, settings)
+        _serve(process, models, credit, router, usage, settings)
+
+
+def _configured(settings: InferenceSettings) -> Configured:
+    try:
+        return configuration.read(settings.catalogue, settings.providers, os.environ)
+    except CatalogueInvalid as invalid:
+        sys.stderr.write(f"{invalid}\n")
+        raise SystemExit(2) from None
+
+
+async def _catalogue(
+    db: Database, configured: Configured, settings: InferenceSettings
+) -> Catalogue:
+    sealer = Sealer.load(settings.sealing_key_file)
+    async with db.begin() as tx:
+        await catalogue.store(tx, configured, sealer)
+        return await catalogue.load(tx, sealer)
+
+
+async def _follow_prices(
+    process: Process,
+    db: Database,
+    billing: Billing,
+    models: Catalogue,
+    configured: Configured,
+    settings: InferenceSettings,
+) -> None:
+    bus = open_bus(settings.bus.get_secret_value(), NAME)
+    process.closers.append(bus.close)
+    process.background("relay", Relay(db, bus).run)
+    prices = PriceList(billing, models, catalogue.configured_prices(configured))
+    process.background("prices", prices.run)
+    changes = partial(bus.broadcast, ("vlinders.billing",), prices.notice)
+    process.background("price changes", changes)
+    await prices.start(within=PRICES_WITHIN)
+
+
+def _router(
+    process: Process, identity: Identity, models: Catalogue, settings: InferenceSettings
+) -> Router:
+    to_scheduler = connect(settings.gpu_scheduler, "vlinders.gpu_scheduler", identity)
+    process.closers.append(to_scheduler.close)
+    picks = Picks(to_scheduler)
+    process.background("picks", picks.run)
+    timeouts = settings.timeouts
+    router = Router(picks, session(timeouts), Providers(models.models.values(), timeouts))
+    process.closers.append(router.close)
+    return router
+
+
+def _serve(
+    process: Process,
+    models: Catalogue,
+    credit: CreditBook,
+    router: Router,
+    usage: UsageLog,
+    settings: InferenceSettings,
+) -> None:
+    watch = Watch()
+    process.background("watch", watch.run)
+    generations = Generations(
+        models, credit, router, usage, watch, settings.timeouts, SystemClock()
+    )
+    service = GenerationService(generations)
+    process.drains.append(service.pipe.drain)
+    process.serve(
+        "vlinders.inference.v1.GenerationService",
+        add_GenerationServiceServicer_to_server,
+        service,
+    )
+    process.serve(
+        "vlinders.inference.v1.ModelService",
+        add_ModelServiceServicer_to_server,
+        ModelService(models),
+    )
+
+
+if __name__ == "__main__":
+    run(main(InferenceSettings.load()))

@@ -1,0 +1,115 @@
+"""The RPCs of inference: the pipe, the same operations over plain gRPC, the models."""
+
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from grpc.aio import ServicerContext
+
+from vlinders.api.v1.pipe_pb2 import PipeFrames
+from vlinders.inference.v1 import generations_pb2 as pb
+from vlinders.inference.v1 import models_pb2 as models_pb
+from vlinders.inference.v1.generations_pb2_grpc import GenerationServiceServicer
+from vlinders.inference.v1.models_pb2_grpc import ModelServiceServicer
+from vlinders_inference.catalogue import Catalogue, Model
+from vlinders_inference.errors import UnknownOperation
+from vlinders_inference.generations import Generations
+from vlinders_kit.callers import caller
+from vlinders_kit.ids import new_id
+from vlinders_kit.pipe import Exchange, PipeServer
+from vlinders_kit.policies import policy_of, require
+
+M = TypeVar("M", bound=Message)
+
+_SERVICE = pb.DESCRIPTOR.services_by_name["GenerationService"]
+_POLICIES = {method.name: policy_of(method) for method in _SERVICE.methods}
+
+
+class GenerationService(GenerationServiceServicer):
+    def __init__(self, generations: Generations) -> None:
+        self.generations = generations
+        self.pipe = PipeServer(self._exchange, domain="vlinders.inference")
+
+    async def Pipe(
+        self, request_iterator: AsyncIterator[PipeFrames], context: ServicerContext[Any, Any]
+    ) -> AsyncIterator[PipeFrames]:
+        async for frames in self.pipe.serve(request_iterator):
+            yield frames
+
+    async def CreateChatCompletion(
+        self,
+        request: pb.CreateChatCompletionRequest,
+        context: ServicerContext[Any, Any],
+    ) -> pb.ChatCompletion:
+        request.stream = False
+        return await self._whole("CreateChatCompletion", request, pb.ChatCompletion())
+
+    async def CreateEmbeddings(
+        self, request: pb.CreateEmbeddingsRequest, context: ServicerContext[Any, Any]
+    ) -> pb.Embeddings:
+        return await self._whole("CreateEmbeddings", request, pb.Embeddings())
+
+    async def _exchange(self, exchange: Exchange) -> None:
+        opened, asker = exchange.open, exchange.caller
+        policy = _POLICIES.get(opened.operation)
+        if policy is None:
+            raise UnknownOperation(operation=opened.operation)
+        require(policy, asker)
+        await self.generations.serve(
+            opened.operation, asker, opened.request_id, opened.body, exchange
+        )
+
+    async def _whole(self, operation: str, request: Message, answer: M) -> M:
+        body = json_format.MessageToJson(request, preserving_proto_field_name=True, indent=None)
+        asker, client = caller(), _Collected()
+        request_id = asker.request_id or new_id("req")
+        await self.generations.serve(operation, asker, request_id, body.encode(), client)
+        return json_format.Parse(client.body, answer, ignore_unknown_fields=True)
+
+
+class ModelService(ModelServiceServicer):
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+
+    async def ListModels(
+        self, request: models_pb.ListModelsRequest, context: ServicerContext[Any, Any]
+    ) -> models_pb.ListModelsResponse:
+        models = [_told(model) for model in self.catalogue.models.values()]
+        return models_pb.ListModelsResponse(object="list", data=models)
+
+    async def GetModel(
+        self, request: models_pb.GetModelRequest, context: ServicerContext[Any, Any]
+    ) -> models_pb.Model:
+        return _told(self.catalogue.model(request.model))
+
+
+class _Collected:
+    """A client that gets its answer at once, when it is whole."""
+
+    cancelled = False
+
+    def __init__(self) -> None:
+        self.body = b""
+
+    def head(self, content_type: str) -> None:
+        pass
+
+    async def send(self, data: bytes) -> None:
+        self.body += data
+
+
+def _told(model: Model) -> models_pb.Model:
+    capabilities = models_pb.Model.Capabilities(
+        max_tokens=model.max_tokens,
+        supports_streaming=not model.embeddings,
+        supports_function_calling=model.function_calling,
+        supports_embeddings=model.embeddings,
+    )
+    return models_pb.Model(
+        id=model.id,
+        object="model",
+        created=int(model.created_at.timestamp()),
+        owned_by=model.owned_by,
+        capabilities=capabilities,
+    )
