@@ -52,9 +52,10 @@ def test_postgres_runs_where_only_its_owner_may_go(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
     server = Postgres(home / "var" / "postgres", free_port(), "secret", {"fsync": "off"})
+    program = server.program()
     server.prepare()
 
-    with running(server.program(), log=tmp_path / "log"):
+    with running(program, log=tmp_path / "log"):
         assert home.stat().st_mode & 0o777 == 0o700
 
 

@@ -26,7 +26,7 @@ async def run(options: Options, *, report: Report, ready: Callable[[], None]) ->
     """Runs the stack until SIGTERM or SIGINT; `ready` is called when the first call would succeed.
 
     Raises PortTaken, NotServing and what the folder's holder raises; then nothing runs any more. A
-    second signal ends everything at once.
+    second SIGINT, of somebody who does not want to wait, ends everything at once.
     """
     begun = time.monotonic()
     require_free(options.port)
@@ -58,13 +58,15 @@ async def _supervised(
 
     supervisor = Supervisor(var / "logs", report=report, changed=changed)
 
-    def tell() -> None:
+    def interrupt() -> None:
         if told.is_set():
             supervisor.kill()
         told.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, tell)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, told.set)
     bounding = asyncio.create_task(logfiles.hold_to_size(var / "logs"))
     try:
         with ending_with(os.environ.get(ENDS_WITH), told.set):

@@ -142,7 +142,7 @@ def _user(data: Path) -> pwd.struct_passwd | None:
     """Whom the server runs as, where that is not who we are: PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return None
-    owner = data.stat().st_uid
+    owner = data.stat().st_uid if data.exists() else 0
     return pwd.getpwuid(owner) if owner else pwd.getpwnam("nobody")
 
 
@@ -157,7 +157,7 @@ def _privileges(data: Path) -> list[str]:
         return []
     options = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
     ways = (*data.resolve().parents, *_binary("postgres").resolve().parents)
-    if all(folder.stat().st_mode & 0o001 for folder in ways):
+    if all(folder.stat().st_mode & 0o001 for folder in ways if folder.exists()):
         return options
     return [*options, "--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
 

@@ -1,0 +1,156 @@
+"""Kafka, for tests of what runs on it: one node in KRaft mode, from the jars of Maven Central."""
+
+import asyncio
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from vlinders_kit.embedded.programs import Program, leashed
+
+_POM = Path(__file__).with_name("kafka.pom.xml")
+_SUMS = Path(__file__).with_name("kafka.sha256")
+_FETCH_SECONDS = 300
+_JAVA = ("-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
+"""Quick to start and small; a broker that serves for long wants none of these."""
+
+_PROPERTIES = """
+process.roles=broker,controller
+node.id=1
+controller.quorum.bootstrap.servers=127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+log.dirs={data}
+auto.create.topics.enable=false
+group.initial.rebalance.delay.ms=0
+offsets.topic.num.partitions=1
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+"""
+_LOGGING = """
+rootLogger.level = WARN
+rootLogger.appenderRef.console.ref = console
+appender.console.type = Console
+appender.console.name = console
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d %p %c: %m%n
+"""
+
+
+class NotObtainable(RuntimeError):
+    """Kafka cannot run here; the text says what is missing."""
+
+
+@dataclass(frozen=True)
+class Kafka:
+    """A node whose data lies in `folder`, by the jars in `jars`."""
+
+    folder: Path
+    jars: Path
+    port: int
+    controller_port: int
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def prepare(self) -> None:
+        """Makes the folder ready to start from: new if there is none."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        data = self.folder / "data"
+        text = _PROPERTIES.format(port=self.port, controller=self.controller_port, data=data)
+        self._properties.write_text(text)
+        (self.folder / "log4j2.properties").write_text(_LOGGING)
+        if data.exists():
+            return
+        # The cluster's id: 16 bytes in base64.
+        tool = ["kafka.tools.StorageTool", "format", "--standalone", "-t", "dmxpbmRlcnMtdGVzdHMtLQ"]
+        made = subprocess.run(
+            self._java(*tool, "-c", str(self._properties)),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if made.returncode:
+            raise RuntimeError(f"Kafka's storage was not formatted:\n{made.stdout}{made.stderr}")
+
+    def program(self) -> Program:
+        command = self._java("kafka.Kafka", str(self._properties))
+        return Program("kafka", leashed(command), serves=self._serves)
+
+    @property
+    def _properties(self) -> Path:
+        return self.folder / "server.properties"
+
+    def _java(self, *arguments: str) -> list[str]:
+        logging = f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"
+        return ["java", *_JAVA, logging, "-cp", f"{self.jars}/*", *arguments]
+
+    def _serves(self) -> bool:
+        """Whether it takes part in its cluster: the port alone is open before that."""
+        return asyncio.run(_has_brokers(self.address))
+
+
+def jars(cache: Path) -> Path:
+    """The folder with Kafka's jars, under `cache`: fetched by Maven the first time.
+
+    Raises NotObtainable without Java or Maven, where the fetch fails, or for a jar that is not the
+    one whose SHA-256 is written down beside the POM.
+    """
+    wanted = cache / hashlib.sha256(_POM.read_bytes() + _SUMS.read_bytes()).hexdigest()[:16]
+    if shutil.which("java") is None:
+        raise NotObtainable("`java` is not installed: a JDK or JRE of version 17 or newer")
+    if wanted.exists():
+        return wanted
+    if shutil.which("mvn") is None:
+        raise NotObtainable("`mvn` is not installed: Maven, which fetches Kafka once")
+    cache.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix="fetching-", dir=cache))
+    try:
+        _fetch(building)
+        building.rename(wanted)
+    except OSError:  # another run was quicker
+        if not wanted.exists():
+            raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return wanted
+
+
+def _fetch(folder: Path) -> None:
+    goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={folder}"]
+    fetched = subprocess.run(
+        ["mvn", "-q", "-B", "-f", str(_POM), *goal],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_FETCH_SECONDS,
+    )
+    if fetched.returncode:
+        raise NotObtainable(f"Maven could not fetch Kafka:\n{fetched.stdout}{fetched.stderr}")
+    known = {tuple(line.split()) for line in _SUMS.read_text().splitlines()}
+    found = {(hashlib.sha256(it.read_bytes()).hexdigest(), it.name) for it in folder.iterdir()}
+    if different := sorted({row[1] for row in known ^ found}):
+        raise NotObtainable(f"not the jars that were expected: {', '.join(different)}")
+
+
+async def _has_brokers(address: str) -> bool:
+    admin = AIOKafkaAdminClient(bootstrap_servers=address, request_timeout_ms=2_000)
+    try:
+        await admin.start()
+        return bool((await admin.describe_cluster())["brokers"])
+    except (KafkaError, OSError):
+        return False
+    finally:
+        await admin.close()
