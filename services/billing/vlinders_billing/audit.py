@@ -98,10 +98,11 @@ _CHECKS = {
             FROM usage_record r LEFT JOIN price_version p ON p.version = r.price_version
         ) AS rated WHERE taken <> owed
     """,
-    "request {0} was settled, and is not kept as often as that": """
+    "request {0} is not both settled and kept, once": """
         SELECT coalesce(s.request_id, r.request_id) FROM settled_request s
-        FULL JOIN usage_record r ON r.request_id = s.request_id AND r.finished_at = s.finished_at
-        WHERE s.request_id IS NULL OR r.request_id IS NULL
+        FULL JOIN (SELECT request_id, count(*) AS times FROM usage_record GROUP BY request_id) AS r
+            ON r.request_id = s.request_id
+        WHERE s.request_id IS NULL OR r.times IS DISTINCT FROM 1
     """,
 }
 """What would be wrong → where it is. Empty answers prove that it is not."""

@@ -27,6 +27,8 @@ OLDEST = timedelta(days=366)
 AHEAD = timedelta(days=1)
 """How far the clock of whoever reports may be ahead of ours."""
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 class Flag(IntFlag):
     """Why a charge is not simply what was reported, or deserves a look."""
@@ -57,7 +59,8 @@ class Charge:
     due_nanos: int
     first_token_ms: int
     total_ms: int
-    flags: Flag
+    flags: int
+    """Of `Flag`, added up; a plain number since it is one for each request."""
     charged_nanos: int = 0
     """What the tenant pays."""
     lost_nanos: int = 0
@@ -68,18 +71,14 @@ class Charge:
 
 def due(event: UsageRecorded, price: Price | None, now: datetime) -> Charge:
     """What the request owes; `price` is the stored one of its version, None if there is none."""
-    tokens = Tokens(
-        _within(event.input_tokens, MOST_TOKENS),
-        _within(event.cached_input_tokens, MOST_TOKENS),
-        _within(event.output_tokens, MOST_TOKENS),
-    )
+    said = Tokens(event.input_tokens, event.cached_input_tokens, event.output_tokens)
+    tokens = _counted(said)
     ceiling = _within(event.ceiling_nanos, MOST_NANOS)
     reported = _within(event.charged_nanos, MOST_NANOS)
-    finished_at = _moment(event)
-    if finished_at is None or not now - OLDEST < finished_at < now + AHEAD:
-        finished_at = None
-    flags = Flag(0)
-    if finished_at is None or _cut(event, tokens, ceiling, reported):
+    finished_at = _moment(event, now)
+    flags = 0
+    amounts_hold = ceiling == event.ceiling_nanos and reported == event.charged_nanos
+    if tokens != said or finished_at is None or not amounts_hold:
         flags |= Flag.OUT_OF_RANGE
     if reported > ceiling:
         flags |= Flag.OVER_CEILING
@@ -105,17 +104,19 @@ def due(event: UsageRecorded, price: Price | None, now: datetime) -> Charge:
 
 
 def _within(value: int, most: int) -> int:
-    return min(max(value, 0), most)
+    return value if 0 <= value <= most else min(max(value, 0), most)
 
 
-def _cut(event: UsageRecorded, tokens: Tokens, ceiling: int, reported: int) -> bool:
-    said = event.input_tokens, event.cached_input_tokens, event.output_tokens
-    taken = tokens.input, tokens.cached_input, tokens.output
-    return (*said, event.ceiling_nanos, event.charged_nanos) != (*taken, ceiling, reported)
+def _counted(said: Tokens) -> Tokens:
+    if min(said) >= 0 and max(said) <= MOST_TOKENS:
+        return said
+    return Tokens(*(_within(count, MOST_TOKENS) for count in said))
 
 
-def _moment(event: UsageRecorded) -> datetime | None:
+def _moment(event: UsageRecorded, now: datetime) -> datetime | None:
+    """When the request ended; None for a moment that cannot be."""
     at = event.finished_at
-    if not 0 <= at.seconds < 1 << 36 or not 0 <= at.nanos < 1_000_000_000:
+    if not 0 < at.seconds < 1 << 36 or not 0 <= at.nanos < 1_000_000_000:
         return None
-    return datetime.fromtimestamp(at.seconds, UTC).replace(microsecond=at.nanos // 1000)
+    moment = _EPOCH + timedelta(seconds=at.seconds, microseconds=at.nanos // 1000)
+    return moment if now - OLDEST < moment < now + AHEAD else None

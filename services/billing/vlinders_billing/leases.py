@@ -33,10 +33,6 @@ _MAKE = text("""
     VALUES (:id, :account, :holder, :least, :wanted, :granted, :granted, now() + :lifetime)
     ON CONFLICT (id) DO NOTHING
 """)
-_IDLE_ELSEWHERE = text("""
-    SELECT coalesce(sum(open_nanos), 0)::bigint FROM lease
-    WHERE account_id = :account AND over_at IS NULL AND holder <> :holder
-""")
 _RENEW = text("""
     WITH mine AS (
         SELECT id FROM lease
@@ -107,10 +103,10 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Short:
-    """Less than the least is available, and so much is lent to other holders."""
+    """Less than the least is available, and so much is lent and may come back."""
 
     available_nanos: int
-    elsewhere_nanos: int
+    lent_nanos: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +129,7 @@ async def acquire(tx: Tx, ask: Ask, wallet: Locked, lifetime: timedelta) -> int 
         return await _again(tx, ask, made, lifetime)
     granted = min(max(ask.wanted_nanos, ask.least_nanos), wallet.available_nanos)
     if granted < ask.least_nanos:
-        asked = {"account": wallet.id, "holder": ask.holder}
-        return Short(wallet.available_nanos, await tx.scalar(_IDLE_ELSEWHERE, asked) or 0)
+        return Short(wallet.available_nanos, wallet.held_nanos)
     await ledger.hold(tx, wallet.id, granted)
     values = {
         "id": ask.lease_id,

@@ -146,7 +146,6 @@ class SettledRequest(Table):
     __tablename__ = "settled_request"
 
     request_id: Mapped[str] = mapped_column(primary_key=True)
-    finished_at: Mapped[datetime]
 
 
 class UsageRecord(Table):

@@ -8,9 +8,13 @@ from sqlalchemy import text
 from vlinders_kit.db import Tx
 
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtext('vlinders.billing.partitions'))")
+# From pg_class, as the statement's snapshot has it: to_regclass may answer from before the lock.
 _MISSING = text("""
     SELECT month FROM unnest(CAST(:months AS date[])) AS month
-    WHERE to_regclass('usage_record_' || to_char(month, 'YYYY_MM')) IS NULL
+    WHERE NOT EXISTS (
+        SELECT FROM pg_class
+        WHERE relispartition AND relname = 'usage_record_' || to_char(month, 'YYYY_MM')
+    )
     ORDER BY month
 """)
 

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import NamedTuple
 
 NANOS = 1_000_000_000
 """Nanos of one unit of the currency."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(NamedTuple):
     """What one request used, in disjoint buckets."""
 
     input: int

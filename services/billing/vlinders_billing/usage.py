@@ -1,5 +1,6 @@
 """Usage: each request once, charged, kept line by line and summed by hour and by day."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -23,9 +24,8 @@ OUTCOMES = {
 """How an outcome is kept and shown; one that is not known here is a failure."""
 
 _CLAIM = text("""
-    INSERT INTO settled_request (request_id, finished_at)
-    SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:moments AS timestamptz[])) AS new(id)
-    ORDER BY id
+    INSERT INTO settled_request (request_id)
+    SELECT id FROM unnest(CAST(:ids AS text[])) AS new(id) ORDER BY id
     ON CONFLICT (request_id) DO NOTHING RETURNING request_id
 """)
 _COLUMNS = (
@@ -77,11 +77,7 @@ async def record(
         if event.request_id not in wanted:
             wanted[event.request_id] = due(event, prices.get(event.price_version), now)
     await partitions.ensure(tx, {partitions.month_of(row.finished_at) for row in wanted.values()})
-    moments = {
-        "ids": list(wanted),
-        "moments": [charge.finished_at for charge in wanted.values()],
-    }
-    new = set(await tx.scalars(_CLAIM, moments))
+    new = set(await tx.scalars(_CLAIM, {"ids": list(wanted)}))
     charges = [charge for id, charge in wanted.items() if id in new]
     if charges:
         await settlement.settle(tx, charges, grants)
@@ -131,7 +127,7 @@ def _line(charge: Charge) -> tuple[Any, ...]:
         charge.charged_nanos,
         charge.lost_nanos,
         charge.transfer_id,
-        int(charge.flags),
+        charge.flags,
         charge.first_token_ms,
         charge.total_ms,
     )
@@ -145,7 +141,7 @@ async def _add_up(tx: Tx, charges: Iterable[Charge]) -> None:
         values = (
             1,
             int(event.outcome == UsageRecorded.OUTCOME_FAILED),
-            int(bool(charge.flags)),
+            int(charge.flags != 0),
             tokens.input,
             tokens.cached_input,
             tokens.output,
@@ -180,14 +176,16 @@ def _columns(rows: dict[tuple[str, datetime, str], list[int]]) -> dict[str, list
 
 
 def _tell(charges: Iterable[Charge]) -> None:
-    """Logs what is not simply charged as reported: one line a batch and flag."""
-    for flag in Flag:
-        flagged = [charge for charge in charges if charge.flags & flag]
-        if flagged:
-            log.warning(
-                "usage_flagged",
-                flag=(flag.name or "").lower(),
-                requests=len(flagged),
-                first=flagged[0].event.request_id,
-                lost_nanos=sum(charge.lost_nanos for charge in flagged),
-            )
+    """Logs what is not simply charged as reported: one line a batch and combination of flags."""
+    flagged: defaultdict[int, list[Charge]] = defaultdict(list)
+    for charge in charges:
+        if charge.flags:
+            flagged[charge.flags].append(charge)
+    for flags, some in flagged.items():
+        log.warning(
+            "usage_flagged",
+            flags=[flag.name for flag in Flag if flags & flag],
+            requests=len(some),
+            first=some[0].event.request_id,
+            lost_nanos=sum(charge.lost_nanos for charge in some),
+        )

@@ -18,12 +18,7 @@ def upgrade() -> None:
             UNIQUE (model, starts_at)
         )
     """)
-    op.execute("""
-        CREATE TABLE settled_request (
-            request_id  text PRIMARY KEY,
-            finished_at timestamptz NOT NULL
-        )
-    """)
+    op.execute("CREATE TABLE settled_request (request_id text PRIMARY KEY)")
     op.execute("""
         CREATE TABLE usage_record (
             request_id          text NOT NULL,
