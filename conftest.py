@@ -1,3 +1,3 @@
-"""Loads the kit's pytest plugin."""
+"""Loads the kit's pytest plugins."""
 
-pytest_plugins = ["vlinders_kit.testing.plugin"]
+pytest_plugins = ["vlinders_kit.testing.plugin", "vlinders_kit.testing.kafka"]

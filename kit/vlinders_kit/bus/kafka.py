@@ -16,6 +16,8 @@ from aiokafka import (
 )
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import (
+    CommitFailedError,
+    IllegalStateError,
     KafkaError,
     TopicAlreadyExistsError,
     for_code,

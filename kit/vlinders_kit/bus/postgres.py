@@ -35,10 +35,14 @@ _PRUNE = """
     ))
 """
 _ENDS = """
-    SELECT of.topic, of.partition, coalesce((
-        SELECT max(number) FROM event WHERE topic = of.topic AND partition = of.partition
+    SELECT topic, partition, coalesce((
+        SELECT max(number) FROM event
+        WHERE event.topic = places.topic AND event.partition = places.partition
     ), 0)
-    FROM unnest(%s::text[]) AS of (topic), generate_series(0, %s - 1) AS partition
+    FROM (
+        SELECT topic, partition
+        FROM unnest(%s::text[]) AS topic, generate_series(0, %s - 1) AS partition
+    ) AS places
 """
 
 
