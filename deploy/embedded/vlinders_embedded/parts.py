@@ -144,7 +144,7 @@ class Stack:
         }
 
     def _billing(self, number: int) -> dict[str, object]:
-        return self._service("billing")
+        return {**self._service("billing"), "OPERATOR_GRANT": 1_000_000}
 
     def _inference(self, number: int) -> dict[str, object]:
         told = {
