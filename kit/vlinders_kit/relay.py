@@ -30,7 +30,7 @@ _READ = "SELECT seq, id, topic, key, type, body FROM outbox ORDER BY seq LIMIT %
 # By number, not up to the last: a transaction that began earlier may commit a lower one meanwhile.
 _FORGET = "DELETE FROM outbox WHERE seq = ANY(%s)"
 _MEASURE = """
-    SELECT (SELECT count(*) FROM (SELECT FROM outbox LIMIT 100000) AS some),
+    SELECT (SELECT count(*) FROM (SELECT FROM outbox LIMIT 100000) AS counted),
         coalesce((SELECT extract(epoch FROM now() - at) FROM outbox ORDER BY seq LIMIT 1), 0)
 """
 
