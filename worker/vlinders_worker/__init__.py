@@ -1,0 +1,1 @@
+"""Runs on a GPU or CPU host: drives model engines, serves inference, reports to gpu-scheduler."""

@@ -1,0 +1,154 @@
+"""The agent: a host's engines, what they serve, and its place in the fleet, put together."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+
+import aiohttp
+import psutil
+from aiohttp import web
+
+from vlinders.gpu_scheduler.v1.workers_pb2 import Gpu, Hello, Inventory
+from vlinders_kit import logs
+from vlinders_kit.clock import Clock, SystemClock
+from vlinders_worker import gpus
+from vlinders_worker.engines.configuration import Configuration, External, LlamaCpp
+from vlinders_worker.engines.engine import Engine
+from vlinders_worker.engines.external import ExternalEngine
+from vlinders_worker.engines.programs import CommandProgram, LlamaProgram
+from vlinders_worker.engines.supervised import SupervisedEngine
+from vlinders_worker.identity import WorkerIdentity
+from vlinders_worker.lease import Lease
+from vlinders_worker.requests import Requests
+from vlinders_worker.server import AgentServer
+from vlinders_worker.settings import WorkerSettings
+from vlinders_worker.stream import Changes, SchedulerStream
+from vlinders_worker.tickets import Gate
+
+LAST_WORDS_SECONDS = 2.0
+"""For the ends of answers that are cut, and for Goodbye."""
+
+log = logs.get(__name__)
+
+
+class Agent:
+    """`serve` runs it until it is told to end, and then lets what runs finish."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        identity: WorkerIdentity,
+        configurations: Sequence[Configuration],
+        pretended: Sequence[Gpu] | None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._configurations = configurations
+        self._pretended = pretended
+        self.changes = Changes()
+        self.lease = Lease(clock or SystemClock())
+        self.requests = Requests(self.changes.load_changed)
+        self.engines: dict[str, Engine] = {}
+        self.server = AgentServer(
+            Gate(identity.worker_id, self.lease),
+            self.engines,
+            self.requests,
+            silence_seconds=settings.engine_silence_seconds,
+            show_requests=settings.show_requests,
+        )
+        self.stream = SchedulerStream(
+            [target.strip() for target in settings.scheduler.split(",")],
+            join_token=settings.join_token.get_secret_value(),
+            lease=self.lease,
+            requests=self.requests,
+            changes=self.changes,
+            hello=self._hello,
+            inventory=self._inventory,
+            drain=self._drain,
+            clock=clock or SystemClock(),
+        )
+
+    async def serve(self, told: asyncio.Event) -> None:
+        """Runs until `told`; then drains, says Goodbye, and ends the engines."""
+        # A connection for each request: engines of one thread a connection must not lend their
+        # threads to idle ones, and only a connection of its own can be half closed.
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        async with aiohttp.ClientSession(connector=connector) as http, self.server:
+            self.engines.update(
+                (kept.id, self._engine(kept, http)) for kept in self._configurations
+            )
+            runner = web.AppRunner(
+                self.server.app(), handler_cancellation=True, access_log=None, shutdown_timeout=1
+            )
+            await runner.setup()
+            try:
+                site = web.TCPSite(runner, self._settings.host, self._settings.port)
+                await site.start()
+                await self._live(told)
+            finally:
+                await runner.cleanup()
+
+    async def _live(self, told: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(engine.run()) for engine in self.engines.values()]
+            stream = group.create_task(self.stream.run())
+            log.info("ready", address=self._settings.reached_at, worker_id=self._identity.worker_id)
+            await told.wait()
+            log.info("draining", running=len(self.requests.running))
+            await self._drain(timedelta(seconds=self._settings.drain_seconds))
+            self.stream.leave()
+            await asyncio.wait([stream], timeout=LAST_WORDS_SECONDS)
+            for task in (stream, *running):
+                task.cancel()
+        log.info("stopped")
+
+    async def _drain(self, limit: timedelta) -> None:
+        """Takes nothing new, waits for what runs, and cuts what still runs at the limit."""
+        self.server.closed = "it is being drained"
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit.total_seconds()):
+                await self.requests.until_idle()
+        self.requests.cut("the worker is being stopped")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_SECONDS):
+                await self.requests.until_idle()
+
+    def _engine(self, kept: Configuration, http: aiohttp.ClientSession) -> Engine:
+        changed = self.changes.inventory_changed
+        if isinstance(kept, External):
+            return ExternalEngine(kept, http, changed)
+        state: Path = self._settings.state_dir
+        program = (
+            LlamaProgram(kept, state / "models")
+            if isinstance(kept, LlamaCpp)
+            else CommandProgram(kept)
+        )
+        return SupervisedEngine(program, http=http, logs_dir=state / "logs", changed=changed)
+
+    async def _hello(self) -> Hello:
+        return Hello(
+            worker_id=self._identity.worker_id,
+            boot_id=self._identity.boot_id,
+            agent_version=version("vlinders-worker"),
+            address=self._settings.reached_at,
+            last_epoch=self.lease.epoch,
+            inventory=await self._inventory(),
+            running_request_ids=self.requests.running,
+            host_name=self._settings.host_name,
+        )
+
+    async def _inventory(self) -> Inventory:
+        found = self._pretended
+        if found is None:
+            found = await asyncio.to_thread(gpus.read)
+        return Inventory(
+            gpus=found,
+            slots=[engine.slot.told() for engine in self.engines.values()],
+            memory_bytes=psutil.virtual_memory().total,
+            cpu_count=os.cpu_count() or 1,
+        )

@@ -1,0 +1,1 @@
+"""Engines: the programs that run models, of three kinds, behind one shape."""

@@ -1,0 +1,97 @@
+"""One request to an engine: ask, read, stop."""
+
+from collections.abc import AsyncIterator, Mapping
+
+import aiohttp
+import msgspec
+
+from vlinders_worker.errors import EngineFailed, EngineRefused
+from vlinders_worker.meters import Body
+
+CLIENTS_FAULT = frozenset({400, 413, 422})
+"""Statuses that say that the request is wrong. Any other is the engine's or its operator's."""
+
+LONGEST_REFUSAL = 64 * 1024
+
+
+class Upstream:
+    """Speaks OpenAI's shape over HTTP/1.1. What breaks is an EngineFailed."""
+
+    def __init__(
+        self,
+        http: aiohttp.ClientSession,
+        *,
+        slot_id: str,
+        url: str,
+        model: str | None,
+        headers: Mapping[str, str],
+        silence_seconds: float,
+    ) -> None:
+        self._http = http
+        self._slot_id = slot_id
+        self._url = url
+        self._model = model
+        self._headers = headers
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=silence_seconds)
+        self._response: aiohttp.ClientResponse | None = None
+
+    def rename(self, body: Body) -> None:
+        """Calls the model what the engine calls it."""
+        if self._model is not None:
+            body["model"] = msgspec.Raw(msgspec.json.encode(self._model))
+
+    async def ask(self, path: str, body: Body) -> None:
+        """Sends the request and awaits the head of the answer.
+
+        Raises EngineRefused for a request that is wrong, EngineFailed for anything else than 200.
+        """
+        try:
+            self._response = await self._http.post(
+                self._url + path,
+                data=msgspec.json.encode(body),
+                headers={"content-type": "application/json", **self._headers},
+                timeout=self._timeout,
+            )
+            if self._response.status == 200:
+                return
+            told = await self._response.content.read(LONGEST_REFUSAL)
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._failed(error) from error
+        if self._response.status in CLIENTS_FAULT:
+            raise EngineRefused(self._response.status, told, self._response.content_type)
+        status = self._response.status
+        raise EngineFailed(slot_id=self._slot_id, why=f"it answered with status {status}")
+
+    async def data(self) -> AsyncIterator[bytes]:
+        """The body as it comes; goes on where an iterator before it was left."""
+        if self._response is None:
+            return
+        try:
+            while data := await self._response.content.readany():
+                yield data
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._failed(error) from error
+
+    def stop(self) -> None:
+        """Closes our half of the connection: the engine sees that nobody waits, and stops.
+
+        What it had written before still arrives, so that it can be counted.
+        """
+        connection = self._response.connection if self._response is not None else None
+        transport = connection.transport if connection is not None else None
+        if transport is None:
+            return
+        if transport.can_write_eof():
+            transport.write_eof()
+        else:  # TLS has no half-closed state
+            transport.close()
+
+    def close(self) -> None:
+        """Lets the connection go: back to the pool after a whole answer, else cut off."""
+        if self._response is not None:
+            self._response.close()
+
+    def _failed(self, error: Exception) -> EngineFailed:
+        if isinstance(error, TimeoutError):
+            return EngineFailed(slot_id=self._slot_id, why="it has fallen silent")
+        return EngineFailed(slot_id=self._slot_id, why=f"connection lost ({type(error).__name__})")
