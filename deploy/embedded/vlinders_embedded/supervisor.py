@@ -5,11 +5,11 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from vlinders_kit.embedded.programs import NotServing, tail
 
@@ -98,12 +98,7 @@ class Supervisor:
         self._kept.extend(new)
         for kept in new:
             self._tasks.create_task(kept.keep(), name=kept.part.label)
-        try:
-            async with asyncio.TaskGroup() as starting:
-                for kept in new:
-                    starting.create_task(first(kept))
-        except* NotServing as failed:
-            raise failed.exceptions[0] from None
+        await first_failure(*map(first, new))
 
     def kill(self) -> None:
         """Ends everything at once; for when ending in order takes too long."""
@@ -116,6 +111,19 @@ class Supervisor:
             names = sorted({kept.part.name for kept in ending})
             self._report(f"  ending {', '.join(names)}")
             await asyncio.gather(*(kept.end() for kept in ending))
+
+
+async def first_failure(*work: Coroutine[Any, Any, None]) -> None:
+    """Does all `work` together; raises the first NotServing as it is, and cancels the rest then."""
+    failures: list[BaseException] = []
+    try:
+        async with asyncio.TaskGroup() as group:
+            for each in work:
+                group.create_task(each)
+    except* NotServing as failed:
+        failures.extend(failed.exceptions)
+    if failures:  # raised here: before 3.11.4, what an `except*` raises comes out as a group
+        raise failures[0]
 
 
 class _Kept:

@@ -15,7 +15,7 @@ from vlinders_embedded.minted import secrets_of
 from vlinders_embedded.options import Options
 from vlinders_embedded.parts import SERVICES, Stack
 from vlinders_embedded.ports import require_free
-from vlinders_embedded.supervisor import Report, Supervisor
+from vlinders_embedded.supervisor import Report, Supervisor, first_failure
 from vlinders_kit.embedded.programs import NotServing, tail
 
 USABLE = 60.0
@@ -90,12 +90,7 @@ async def _start(stack: Stack, supervisor: Supervisor) -> None:
         await _migrate(stack)
         await supervisor.start(services)
 
-    try:
-        async with asyncio.TaskGroup() as starting:
-            starting.create_task(start_services())
-            starting.create_task(supervisor.start(others))
-    except* NotServing as failed:
-        raise failed.exceptions[0] from None
+    await first_failure(start_services(), supervisor.start(others))
     await first_call.await_usable(stack, seconds=USABLE)
 
 
