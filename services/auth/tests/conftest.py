@@ -1,0 +1,156 @@
+"""What the tests of auth share: the service on a real channel, by a clock that a test can move."""
+
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+from sqlalchemy import select
+
+from vlinders.api.v1.caller_pb2 import Caller
+from vlinders.auth.v1 import accounts_pb2 as accounts_pb
+from vlinders.auth.v1 import api_keys_pb2 as keys_pb
+from vlinders.auth.v1 import identity_pb2 as identity_pb
+from vlinders.auth.v1 import sessions_pb2 as sessions_pb
+from vlinders.auth.v1.accounts_pb2_grpc import (
+    AccountServiceStub,
+    add_AccountServiceServicer_to_server,
+)
+from vlinders.auth.v1.api_keys_pb2_grpc import (
+    ApiKeyServiceStub,
+    add_ApiKeyServiceServicer_to_server,
+)
+from vlinders.auth.v1.identity_pb2_grpc import (
+    IdentityServiceStub,
+    add_IdentityServiceServicer_to_server,
+)
+from vlinders.auth.v1.sessions_pb2_grpc import (
+    SessionServiceStub,
+    add_SessionServiceServicer_to_server,
+)
+from vlinders_auth.passwords import Passwords
+from vlinders_auth.service import (
+    AccountService,
+    ApiKeyService,
+    IdentityService,
+    SessionService,
+    Signing,
+)
+from vlinders_auth.sign_ins import SignIns
+from vlinders_auth.upkeep import Upkeep
+from vlinders_kit.api_keys import digest
+from vlinders_kit.clock import ManualClock
+from vlinders_kit.db import Database
+from vlinders_kit.events import outbox
+from vlinders_kit.sealing import Sealer
+from vlinders_kit.testing import Served, a_part, a_user, named, served
+
+package = named("vlinders_auth")
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+DAYS_30 = timedelta(days=30)
+PASSWORD = "correct horse battery staple"
+SEALER = Sealer({"k1": bytes(32)}, "k1")
+KEYS_PER_ACCOUNT = 5
+
+
+@dataclass
+class Auth:
+    """Auth as its callers see it, and a few calls that most tests begin with."""
+
+    db: Database
+    upkeep: Upkeep
+    passwords: Passwords
+    clock: ManualClock
+    server: Served = field(init=False)
+
+    def _stub(self, kind: Any, caller: Caller) -> Any:
+        return kind(self.server.channel(caller))
+
+    def accounts(self, caller: Caller | None = None) -> Any:
+        return self._stub(AccountServiceStub, caller or anybody())
+
+    def sessions(self, address: str = "192.0.2.1") -> Any:
+        return self._stub(SessionServiceStub, anybody(client_address=address))
+
+    def keys(self, caller: Caller) -> Any:
+        return self._stub(ApiKeyServiceStub, caller)
+
+    def identity(self, caller: Caller | None = None) -> Any:
+        return self._stub(IdentityServiceStub, caller or a_part("gateway"))
+
+    async def register(self, email: str = "ada@example.com", **over: Any) -> Caller:
+        """Signs somebody up, and answers with him as the gateway would know him."""
+        usual = {"password": PASSWORD, "full_name": "Ada", "tenant_name": "Engines"}
+        request = accounts_pb.RegisterRequest(**{"email": email, **usual, **over})
+        made = await self.accounts().Register(request)
+        return a_user(account_id=made.user_id, tenant_id=made.tenant_id)
+
+    async def login(
+        self, email: str = "ada@example.com", password: str = PASSWORD, address: str = "192.0.2.1"
+    ) -> sessions_pb.LoginResponse:
+        request = sessions_pb.LoginRequest(email=email, password=password)
+        return await self.sessions(address).Login(request)
+
+    async def key(self, caller: Caller, **over: Any) -> keys_pb.CreateApiKeyResponse:
+        usual = {"name": "laptop", "permissions": ["inference:write"]}
+        return await self.keys(caller).CreateApiKey(
+            keys_pb.CreateApiKeyRequest(**{**usual, **over})
+        )
+
+    async def introspect(self, **credential: Any) -> identity_pb.IntrospectResponse:
+        if "api_key" in credential:
+            credential = {"api_key_sha256": digest(credential["api_key"])}
+        return await self.identity().Introspect(identity_pb.IntrospectRequest(**credential))
+
+    async def published(self, *kinds: type[Message]) -> list[Message]:
+        """The events of these kinds that wait to be told, in their order."""
+        by_name = {kind.DESCRIPTOR.full_name: kind for kind in kinds}
+        async with self.db.begin() as tx:
+            rows = await tx.execute(select(outbox.c.type, outbox.c.body).order_by(outbox.c.seq))
+            return [by_name[name].FromString(body) for name, body in rows if name in by_name]
+
+
+def anybody(**over: Any) -> Caller:
+    usual = {"kind": Caller.KIND_ANONYMOUS, "client_address": "192.0.2.1"}
+    return Caller(**{**usual, **over})
+
+
+@pytest.fixture
+async def passwords() -> AsyncIterator[Passwords]:
+    made = Passwords(memory_kib=19 * 1024, passes=2, threads=2, queue=64)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def auth(db: Database, passwords: Passwords) -> AsyncIterator[Auth]:
+    clock = ManualClock(NOW)
+    upkeep = Upkeep(db, SEALER, signing_key_lifetime=DAYS_30, clock=clock)
+    await upkeep.turn_keys()
+    running = Auth(db, upkeep, passwords, clock)
+    async with served("vlinders.auth", *services(running)) as running.server:
+        yield running
+
+
+def services(auth: Auth) -> Iterable[tuple[str, Any, Any]]:
+    signing = Signing(auth.upkeep, "vlinders", "vlinders", auth.clock)
+    sign_ins = SignIns(auth.db, auth.passwords, auth.clock, lifetime=DAYS_30)
+    accounts = AccountService(auth.db, auth.passwords, auth.clock)
+    api_keys = ApiKeyService(auth.db, auth.clock, keys_per_account=KEYS_PER_ACCOUNT)
+    return (
+        ("vlinders.auth.v1.AccountService", add_AccountServiceServicer_to_server, accounts),
+        (
+            "vlinders.auth.v1.SessionService",
+            add_SessionServiceServicer_to_server,
+            SessionService(auth.db, sign_ins, signing),
+        ),
+        ("vlinders.auth.v1.ApiKeyService", add_ApiKeyServiceServicer_to_server, api_keys),
+        (
+            "vlinders.auth.v1.IdentityService",
+            add_IdentityServiceServicer_to_server,
+            IdentityService(auth.db, auth.clock),
+        ),
+    )

@@ -1,0 +1,89 @@
+"""Passwords: argon2id, in as much memory as the threads take and no more."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+
+import pytest
+from argon2 import PasswordHasher, extract_parameters
+from argon2.low_level import Type
+
+from vlinders_auth.errors import TooManyPasswords
+from vlinders_auth.passwords import Passwords
+
+
+class Gate:
+    """Holds every thread that hashes, until it is opened."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.most = 0
+        self._inside = 0
+        self._lock = threading.Lock()
+
+    def hash(self, *_: object) -> str:
+        with self._lock:
+            self._inside += 1
+            self.most = max(self.most, self._inside)
+        self.open.wait(30)
+        with self._lock:
+            self._inside -= 1
+        return "$argon2id$"
+
+
+@pytest.fixture
+async def gated(
+    passwords: Passwords, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Passwords, Gate]]:
+    gate = Gate()
+    monkeypatch.setattr(PasswordHasher, "hash", gate.hash)
+    yield passwords, gate
+    gate.open.set()
+
+
+async def test_what_is_kept_costs_what_owasp_asks(passwords: Passwords) -> None:
+    kept = extract_parameters(await passwords.hash("a password"))
+
+    assert kept.type is Type.ID
+    assert (kept.memory_cost, kept.time_cost, kept.parallelism) >= (19 * 1024, 2, 1)
+
+
+async def test_only_the_password_matches(passwords: Passwords) -> None:
+    kept = await passwords.hash("a password")
+
+    assert await passwords.matches("a password", kept)
+    assert not await passwords.matches("a passworD", kept)
+    assert not await passwords.matches(kept, kept)
+    assert not await passwords.matches("a password", "not a hash")
+    assert not await passwords.matches("a password", None)
+
+
+async def test_two_hundred_at_once_take_as_many_threads_as_there_are(
+    gated: tuple[Passwords, Gate],
+) -> None:
+    passwords, gate = gated
+    asked = [asyncio.create_task(passwords.hash("a password")) for _ in range(200)]
+    done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+    refused = [task.exception() for task in done]
+    gate.open.set()
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+
+    assert all(isinstance(error, TooManyPasswords) for error in refused)
+    assert answers.count("$argon2id$") == 2 + 64
+    assert gate.most <= 2
+
+
+async def test_a_place_in_the_queue_is_free_again_when_its_caller_has_left(
+    gated: tuple[Passwords, Gate],
+) -> None:
+    passwords, gate = gated
+    asked = [asyncio.create_task(passwords.hash("a password")) for _ in range(66)]
+    await asyncio.sleep(0)
+    for task in asked:
+        task.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+
+    again = [asyncio.create_task(passwords.hash("a password")) for _ in range(64)]
+    await asyncio.sleep(0)
+    gate.open.set()
+    assert await asyncio.gather(*again) == ["$argon2id$"] * 64

@@ -1,0 +1,140 @@
+"""Accounts and tenants: who there is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+
+from vlinders.auth.v1.events_pb2 import AccountRegistered, TenantCreated
+from vlinders_auth import roles, usernames
+from vlinders_auth.errors import AccountDisabled, AccountNotFound, EmailTaken, NothingToChange
+from vlinders_auth.models import Account, Tenant
+from vlinders_kit.db import Tx
+from vlinders_kit.events import publish
+from vlinders_kit.ids import new_id
+
+FREE = "free"
+OPERATOR = "operator"
+"""The plan without rate limits, of the operator's own tenant."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody who is to get an account; `username` is what he would like to be called, if any."""
+
+    email: str
+    password_hash: str
+    full_name: str
+    username: str | None = None
+
+
+async def register(tx: Tx, person: Person, *, tenant_name: str, now: datetime) -> Account:
+    """Creates an account and a tenant of its own; raises EmailTaken.
+
+    Of those who register an e-mail at the same time, exactly one succeeds.
+    """
+    tenant = await create_tenant(tx, tenant_name, plan=FREE, operator=False, now=now)
+    return await join(tx, tenant, person, roles.OF_SIGN_UP, now=now)
+
+
+async def create_tenant(tx: Tx, name: str, *, plan: str, operator: bool, now: datetime) -> Tenant:
+    """Creates a tenant with nobody in it yet."""
+    tenant = Tenant(id=new_id("tenant"), name=name, plan=plan, operator=operator, created_at=now)
+    tx.add(tenant)
+    await tx.flush()
+    await publish(tx, TenantCreated(tenant_id=tenant.id, name=name, plan=plan, operator=operator))
+    return tenant
+
+
+async def join(
+    tx: Tx, tenant: Tenant, person: Person, as_roles: Sequence[int], *, now: datetime
+) -> Account:
+    """Creates an account in `tenant`; raises EmailTaken."""
+    email = person.email.lower()
+    names = usernames.derive(email)
+    name = (person.username or next(names)).lower()
+    while (account := await _insert(tx, tenant, person, email, name, as_roles, now)) is None:
+        if await find_by_email(tx, email) is not None:
+            raise EmailTaken
+        name = next(names)
+    await publish(tx, AccountRegistered(account_id=account.id, tenant_id=tenant.id))
+    return account
+
+
+async def find_by_email(tx: Tx, email: str) -> Account | None:
+    """Whoever has `email`, however it is capitalized."""
+    query = select(Account).where(Account.email == email.lower())
+    return (await tx.scalars(query)).one_or_none()
+
+
+async def find(tx: Tx, account_id: str) -> Account:
+    """The account, as it is; raises AccountNotFound."""
+    account = await tx.get(Account, account_id)
+    if account is None:
+        raise AccountNotFound
+    return account
+
+
+async def lock(tx: Tx, account_id: str) -> Account:
+    """The account, held until the transaction ends; raises AccountNotFound and AccountDisabled."""
+    account = await tx.scalar(
+        select(Account).where(Account.id == account_id).with_for_update(key_share=True)
+    )
+    if account is None:
+        raise AccountNotFound
+    if account.disabled_at is not None:
+        raise AccountDisabled
+    return account
+
+
+async def update(
+    tx: Tx, account_id: str, *, full_name: str | None, avatar_url: str | None, now: datetime
+) -> Account:
+    """Changes what is not None; an empty `avatar_url` takes the picture away.
+
+    Raises NothingToChange if both are None, AccountNotFound and AccountDisabled.
+    """
+    if full_name is None and avatar_url is None:
+        raise NothingToChange
+    account = await lock(tx, account_id)
+    if full_name is not None:
+        account.full_name = full_name
+    if avatar_url is not None:
+        account.avatar_url = avatar_url or None
+    account.updated_at = now
+    return account
+
+
+async def _insert(
+    tx: Tx,
+    tenant: Tenant,
+    person: Person,
+    email: str,
+    username: str,
+    as_roles: Sequence[int],
+    now: datetime,
+) -> Account | None:
+    """The new account, or None if its e-mail or username belongs to somebody.
+
+    The indexes decide: who inserts the same at the same time waits for the other's commit.
+    """
+    created: Account | None = await tx.scalar(
+        insert(Account)
+        .values(
+            id=new_id("user"),
+            tenant_id=tenant.id,
+            email=email,
+            username=username,
+            password_hash=person.password_hash,
+            full_name=person.full_name,
+            email_verified=False,
+            roles=list(as_roles),
+            created_at=now,
+            updated_at=now,
+        )
+        .on_conflict_do_nothing()
+        .returning(Account)
+    )
+    return created

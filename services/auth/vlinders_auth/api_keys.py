@@ -1,0 +1,125 @@
+"""API keys of an account: issued, listed, used and revoked."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from sqlalchemy import Select, func, select, text
+
+from vlinders.auth.v1.events_pb2 import ApiKeyRevoked
+from vlinders_auth import accounts, roles
+from vlinders_auth.errors import (
+    ApiKeyNotFound,
+    ExpiryInThePast,
+    KeyLimitReached,
+    PermissionNotHeld,
+)
+from vlinders_auth.models import Account, ApiKey
+from vlinders_kit import api_keys
+from vlinders_kit.db import Tx
+from vlinders_kit.events import publish
+from vlinders_kit.ids import new_id
+from vlinders_kit.paging import Key
+
+SORTS: Mapping[str, Key] = {
+    "name": ApiKey.name,
+    "created_at": ApiKey.created_at,
+    # A key that was never used is older than any use.
+    "last_used_at": func.coalesce(ApiKey.last_used_at, text("timestamptz 'epoch'")),
+}
+"""What a list of keys may be sorted by."""
+
+_LOCK_USED = text("SELECT FROM api_key WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE")
+_NOTE_USE = text("""
+    UPDATE api_key SET last_used_at = used.at
+    FROM unnest(CAST(:ids AS text[]), CAST(:at AS timestamptz[])) AS used (id, at)
+    WHERE api_key.id = used.id
+        AND (api_key.last_used_at IS NULL OR api_key.last_used_at < used.at)
+""")
+
+
+async def issue(
+    tx: Tx,
+    account_id: str,
+    name: str,
+    permissions: Sequence[str],
+    *,
+    expires_at: datetime | None,
+    limit: int,
+    now: datetime,
+) -> tuple[ApiKey, str]:
+    """A new key and its secret, which is kept nowhere.
+
+    Raises ExpiryInThePast, PermissionNotHeld for what the account's role does not include, and
+    KeyLimitReached when it has `limit` keys that work.
+    """
+    if expires_at is not None and expires_at <= now:
+        raise ExpiryInThePast
+    account = await accounts.lock(tx, account_id)
+    for permission in permissions:
+        if permission not in roles.scopes_of(account.roles):
+            raise PermissionNotHeld(permission=permission)
+    if await _count_working(tx, account_id, now) >= limit:
+        raise KeyLimitReached(limit=limit)
+    secret = api_keys.new()
+    key = await keep(tx, account, secret, name, permissions, expires_at=expires_at, now=now)
+    return key, secret
+
+
+async def keep(
+    tx: Tx,
+    account: Account,
+    secret: str,
+    name: str,
+    permissions: Sequence[str],
+    *,
+    expires_at: datetime | None,
+    now: datetime,
+) -> ApiKey:
+    """Lets `secret` stand for the account from now on."""
+    key = ApiKey(
+        id=new_id("key"),
+        account_id=account.id,
+        name=name,
+        sha256=api_keys.digest(secret),
+        key_prefix=api_keys.prefix_of(secret),
+        permissions=list(permissions),
+        created_at=now,
+        expires_at=expires_at,
+    )
+    tx.add(key)
+    return key
+
+
+def of_account(account_id: str, *, name: str | None) -> Select[tuple[ApiKey]]:
+    """The account's keys that are not revoked; with `name`, those of exactly this name."""
+    query = select(ApiKey).where(ApiKey.account_id == account_id, ApiKey.revoked_at.is_(None))
+    return query if name is None else query.where(ApiKey.name == name)
+
+
+async def revoke(tx: Tx, account_id: str, api_key_id: str, *, now: datetime) -> ApiKey:
+    """Ends a key of the account; raises ApiKeyNotFound for what is none, or is revoked already."""
+    key = await tx.scalar(
+        of_account(account_id, name=None).where(ApiKey.id == api_key_id).with_for_update()
+    )
+    if key is None:
+        raise ApiKeyNotFound
+    key.revoked_at = now
+    await publish(tx, ApiKeyRevoked(api_key_id=key.id, account_id=account_id))
+    return key
+
+
+async def note_use(tx: Tx, uses: Mapping[str, datetime]) -> None:
+    """Notes when keys were used, by id; what is noted never goes back.
+
+    Gateways report the same keys at the same time, so the rows are locked in one order.
+    """
+    given = {"ids": list(uses), "at": list(uses.values())}
+    await tx.execute(_LOCK_USED, {"ids": given["ids"]})
+    await tx.execute(_NOTE_USE, given)
+
+
+async def _count_working(tx: Tx, account_id: str, now: datetime) -> int:
+    working = of_account(account_id, name=None).where(
+        ApiKey.expires_at.is_(None) | (ApiKey.expires_at > now)
+    )
+    return await tx.scalar(select(func.count()).select_from(working.subquery())) or 0

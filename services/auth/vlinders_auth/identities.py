@@ -1,0 +1,63 @@
+"""Identities: whom a credential stands for, as things are now."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, select
+
+from vlinders_auth import roles
+from vlinders_auth.errors import AccountDisabled, CredentialNotFound
+from vlinders_auth.models import Account, ApiKey, Session, Tenant
+from vlinders_kit.db import Tx
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who, with which of the rights of his roles, and until when."""
+
+    account: Account
+    tenant: Tenant
+    scopes: frozenset[str]
+    expires_at: datetime | None
+    api_key_id: str = ""
+    session_id: str = ""
+
+
+async def of_api_key(tx: Tx, sha256: bytes, *, now: datetime) -> Identity:
+    """Whom the key with this digest stands for; raises CredentialNotFound and AccountDisabled.
+
+    A key that was issued with more than its maker may do today does no more than that.
+    """
+    key, account, tenant = await _found(
+        tx, _whose(ApiKey).where(ApiKey.sha256 == sha256, ApiKey.revoked_at.is_(None)), now
+    )
+    scopes = roles.scopes_of(account.roles).intersection(key.permissions)
+    return Identity(account, tenant, scopes, key.expires_at, api_key_id=key.id)
+
+
+async def of_session(tx: Tx, session_id: str, *, now: datetime) -> Identity:
+    """Whom the session is of; raises CredentialNotFound and AccountDisabled."""
+    session, account, tenant = await _found(
+        tx, _whose(Session).where(Session.id == session_id, Session.revoked_at.is_(None)), now
+    )
+    scopes = roles.scopes_of(account.roles)
+    return Identity(account, tenant, scopes, session.expires_at, session_id=session.id)
+
+
+def _whose(credential: type[ApiKey] | type[Session]) -> Select[Any]:
+    return (
+        select(credential, Account, Tenant)
+        .join(Account, Account.id == credential.account_id)
+        .join(Tenant, Tenant.id == Account.tenant_id)
+    )
+
+
+async def _found(tx: Tx, query: Select[Any], now: datetime) -> tuple[Any, Account, Tenant]:
+    row = (await tx.execute(query)).one_or_none()
+    if row is None or (row[0].expires_at is not None and row[0].expires_at <= now):
+        raise CredentialNotFound
+    credential, account, tenant = row
+    if account.disabled_at is not None:
+        raise AccountDisabled
+    return credential, account, tenant

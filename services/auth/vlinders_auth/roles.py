@@ -1,0 +1,23 @@
+"""Roles: what an account may do in its tenant, and so what its API keys may."""
+
+from collections.abc import Iterable
+
+from vlinders.api.v1 import options_pb2 as api
+
+OF_SIGN_UP = (api.ROLE_OWNER, api.ROLE_DEVELOPER)
+"""Whoever signs up owns the tenant that comes with it."""
+
+OF_OPERATOR = (api.ROLE_OWNER, api.ROLE_ADMIN, api.ROLE_DEVELOPER, api.ROLE_OPERATOR)
+
+_VIEWERS = frozenset({"inference:read", "usage:read"})
+_EVERYTHING = _VIEWERS | {"inference:write"}
+
+
+def scopes_of(roles: Iterable[int]) -> frozenset[str]:
+    """What an API key of an account with `roles` may be allowed: a viewer's cannot spend."""
+    return _EVERYTHING if max(roles) >= api.ROLE_DEVELOPER else _VIEWERS
+
+
+def shown(roles: Iterable[int]) -> list[int]:
+    """The roles within the tenant. Who runs the platform shows as its administrator."""
+    return [role for role in roles if role != api.ROLE_OPERATOR]

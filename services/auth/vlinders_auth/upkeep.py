@@ -1,0 +1,59 @@
+"""Upkeep: signing keys take turns, and what counts for nothing any more is deleted."""
+
+import asyncio
+from datetime import timedelta
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from vlinders_auth import attempts, sessions, signing_keys
+from vlinders_auth.signing_keys import Ring
+from vlinders_kit import logs
+from vlinders_kit.clock import Clock
+from vlinders_kit.db import Database
+from vlinders_kit.sealing import Sealer
+
+EVERY_SECONDS = 60.0
+
+log = logs.get(__name__)
+
+
+class Upkeep:
+    """Keeps `ring` the keys of this moment. Several processes may do this on one database."""
+
+    ring: Ring
+
+    def __init__(
+        self, db: Database, sealer: Sealer, *, signing_key_lifetime: timedelta, clock: Clock
+    ) -> None:
+        self._db = db
+        self._sealer = sealer
+        self._lifetime = signing_key_lifetime
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Goes on until cancelled, through outages of the database: the keys it has still sign."""
+        while True:
+            await asyncio.sleep(EVERY_SECONDS)
+            try:
+                await self.turn_keys()
+                await self.forget_old()
+            except SQLAlchemyError as error:
+                log.warning("upkeep_failed", error=type(error).__name__)
+
+    async def turn_keys(self) -> None:
+        """Publishes the next signing key if it is time, retires old ones, holds what there is."""
+        async with self._db.begin() as tx:
+            due = await signing_keys.is_due(tx, now=self._clock.now(), lifetime=self._lifetime)
+        key = await asyncio.to_thread(signing_keys.generate) if due else None
+        async with self._db.begin() as tx:
+            now = self._clock.now()
+            if key is not None:
+                await signing_keys.add(tx, key, self._sealer, now=now, lifetime=self._lifetime)
+            await signing_keys.retire(tx, now=now)
+            self.ring = await signing_keys.load(tx, self._sealer)
+
+    async def forget_old(self) -> None:
+        """Deletes expired sessions and attempts."""
+        async with self._db.begin() as tx:
+            await attempts.forget_old(tx, now=self._clock.now())
+            await sessions.forget_old(tx, now=self._clock.now())
