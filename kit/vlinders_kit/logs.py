@@ -14,7 +14,7 @@ _SECRET_NAMES = re.compile(
     r"|database_url|api_?key$|(^|_)token$|ticket)"
 )
 _SECRET_TEXTS = re.compile(
-    r"vlinders_sk_live_\w+|(?i:bearer\s+)\S+|eyJ[\w-]+\.[\w-]+\.[\w-]*|\bsk-[\w-]{8,}"
+    r"vlinders_(?:sk_live|rt)_[\w-]+|(?i:bearer\s+)\S+|eyJ[\w-]+\.[\w-]+\.[\w-]*|\bsk-[\w-]{8,}"
     r"|(?<=://)[^/\s@]*:[^/\s@]*(?=@)|(?i:\b(?:api[_-]?key|key|token|password|secret)=)[^&\s]+"
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
