@@ -10,7 +10,8 @@ from vlinders_billing import audit, leases, partitions
 from vlinders_billing.settings import BillingSettings
 from vlinders_kit import logs
 from vlinders_kit.clock import Clock
-from vlinders_kit.db import Database, Tx
+from vlinders_kit.db import Database, Tx, unavailable
+from vlinders_kit.outages import Outage
 
 HOURLY = timedelta(hours=1)
 
@@ -83,9 +84,14 @@ class Upkeep:
 
 
 async def _every(interval: timedelta, job: Callable[[], Awaitable[object]]) -> None:
+    away = Outage(f"database ({job.__name__})")
     while True:
         try:
             await job()
-        except Exception as error:  # it must not end the others; it is due again soon
-            log.error("upkeep_failed", job=job.__name__, exc_info=error)
+            away.over()
+        except Exception as error:  # it must not end the others, and it is due again
+            if unavailable(error):
+                await away.wait(error)
+                continue
+            log.error("upkeep_failed", alert=True, job=job.__name__, exc_info=error)
         await asyncio.sleep(interval.total_seconds())

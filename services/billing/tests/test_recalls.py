@@ -1,0 +1,107 @@
+"""Recalls: told to all who may have the money, kept short for those who read slowly."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import text
+
+from vlinders_billing import recalls
+from vlinders_billing.recalls import Recalls
+from vlinders_kit.db import Database
+
+
+@pytest.fixture
+async def told(db: Database) -> AsyncIterator[Recalls]:
+    told = Recalls(db.url)
+    listening = asyncio.create_task(told.run())
+    await told.listening.wait()
+    yield told
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+
+
+async def want(db: Database, *tenants: str, by: str = "inf_0") -> None:
+    for tenant in tenants:
+        async with db.begin() as tx:
+            await recalls.tell_wanted(tx, tenant, by)
+
+
+async def test_everybody_hears_but_who_asks(db: Database, told: Recalls) -> None:
+    first, second = told.watch("inf_1"), told.watch("inf_2")
+    heard = asyncio.gather(anext(first), anext(second))
+    await asyncio.sleep(0)  # both watch now
+
+    await want(db, "ten_1", by="inf_1")
+    await want(db, "ten_2", by="inf_2")
+
+    assert await heard == ["ten_2", "ten_1"]
+    await first.aclose()
+    await second.aclose()
+
+
+async def test_who_reads_slowly_hears_of_each_tenant_once(db: Database, told: Recalls) -> None:
+    watch = told.watch("inf_1")
+    reading = asyncio.ensure_future(anext(watch))
+    await asyncio.sleep(0)
+    await want(db, "ten_0")
+    assert await reading == "ten_0"
+
+    with told.waiting("ten_9") as back:
+        await want(db, *["ten_1", "ten_2"] * 20)
+        async with db.begin() as tx:
+            await recalls.tell_back(tx, ["ten_9"])
+        await back.wait()
+
+    assert [await anext(watch), await anext(watch)] == ["ten_1", "ten_2"]
+    last = asyncio.ensure_future(anext(watch))
+    await want(db, "ten_3")
+    assert await last == "ten_3"
+    await watch.aclose()
+
+
+async def test_what_is_rolled_back_is_not_told(db: Database, told: Recalls) -> None:
+    watch = told.watch("inf_1")
+    heard = asyncio.ensure_future(anext(watch))
+    await asyncio.sleep(0)
+
+    async with db.begin() as tx:
+        await recalls.tell_wanted(tx, "ten_never", "inf_0")
+        await tx.rollback()
+    await want(db, "ten_1")
+
+    assert await heard == "ten_1"
+    await watch.aclose()
+
+
+async def test_a_lost_connection_is_made_again(db: Database, told: Recalls) -> None:
+    watch = told.watch("inf_1")
+    heard = asyncio.ensure_future(anext(watch))
+    async with db.begin() as tx:
+        await tx.execute(
+            text("""
+                SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                WHERE application_name = 'recalls' AND datname = current_database()
+            """)
+        )
+    while told.listening.is_set():
+        await asyncio.sleep(0.01)
+    await told.listening.wait()
+
+    await want(db, "ten_1")
+
+    assert await heard == "ten_1"
+    await watch.aclose()
+
+
+async def test_closing_ends_who_watches_now_and_later(told: Recalls) -> None:
+    async def all_of(holder: str) -> list[str]:
+        return [tenant async for tenant in told.watch(holder)]
+
+    watching = asyncio.create_task(all_of("inf_1"))
+    await asyncio.sleep(0)
+
+    await told.close()
+
+    assert await watching == []
+    assert await all_of("inf_2") == []
