@@ -37,11 +37,11 @@ class Piped:
         self._deadline_ms = deadline_ms
 
     async def __call__(self, exchange: Exchange) -> None:
-        caller = await self._admission.admit(exchange, self._operation)
+        principal = await self._admission.admit(exchange, self._operation)
         request = PipeOpen(
             request_id=exchange.id,
             operation=self._operation.name,
-            caller=caller.SerializeToString(),
+            caller=principal.wire,
             body=await exchange.body(),
             deadline_ms=self._deadline_ms,
             traceparent=exchange.traceparent,

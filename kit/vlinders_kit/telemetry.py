@@ -16,6 +16,15 @@ _SECONDS = Histogram(
     ["service", "method"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+_ANSWERED = Counter(
+    "vlinders_http_answered_total", "HTTP requests answered.", ["service", "operation", "status"]
+)
+_ANSWER_SECONDS = Histogram(
+    "vlinders_http_seconds",
+    "Time from a request's headers to the end of its answer.",
+    ["service", "operation"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
+)
 
 
 @dataclass
@@ -50,6 +59,38 @@ def served(service: str, path: str, metadata: Iterable[Any]) -> Iterator[Outcome
             span.set_attribute("rpc.grpc.status", outcome.code)
             _SERVED.labels(service, method, outcome.code).inc()
             _SECONDS.labels(service, method).observe(time.perf_counter() - began)
+
+
+class HttpMeter:
+    """Counts and times the HTTP requests of one part, cheaply enough for its hottest path."""
+
+    def __init__(self, service: str) -> None:
+        self._service = service
+        self._counters: dict[tuple[str, int], Any] = {}
+        self._timers: dict[str, Any] = {}
+
+    def answered(self, operation: str, status: int, seconds: float) -> None:
+        """`operation` is one of a few names that the part itself has, never a client's text."""
+        counter = self._counters.get((operation, status))
+        if counter is None:
+            counter = _ANSWERED.labels(self._service, operation, status)
+            self._counters[operation, status] = counter
+        timer = self._timers.get(operation)
+        if timer is None:
+            timer = self._timers[operation] = _ANSWER_SECONDS.labels(self._service, operation)
+        counter.inc()
+        timer.observe(seconds)
+
+
+@contextmanager
+def asked(traceparent: str) -> Iterator[trace.Span]:
+    """A span for a request from outside; continues `traceparent` unless that is empty."""
+    context = propagate.extract({"traceparent": traceparent}) if traceparent else None
+    tracer = trace.get_tracer("vlinders")
+    with tracer.start_as_current_span(
+        "request", context, trace.SpanKind.SERVER, record_exception=False
+    ) as span:
+        yield span
 
 
 def outgoing() -> list[tuple[str, str]]:

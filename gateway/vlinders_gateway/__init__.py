@@ -1,0 +1,1 @@
+"""The edge: knows its callers, keeps their limits, speaks their dialect, asks the services."""

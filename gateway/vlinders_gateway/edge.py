@@ -1,0 +1,257 @@
+"""The outermost of the gateway: what every request passes, and every answer carries.
+
+Whatever goes wrong further in becomes an answer here, in the dialect of the address that was asked.
+"""
+
+import ipaddress
+import random
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
+
+import grpc
+
+from vlinders_gateway import bodies
+from vlinders_gateway.bodies import ClientGone
+from vlinders_gateway.dialects import DIALECTS, Dialect
+from vlinders_gateway.exchange import Exchange, Header, Receive, Scope, Send
+from vlinders_gateway.operations import Operation
+from vlinders_gateway.refusals import (
+    ContentEncoded,
+    InternalFault,
+    MalformedRequest,
+    Overloaded,
+)
+from vlinders_kit import logs, telemetry
+from vlinders_kit.errors import AppError
+
+log = logs.get(__name__)
+
+App = Callable[[Exchange], Awaitable[None]]
+"""What answers an exchange: a hot route, or the app behind all others."""
+
+_HOST = re.compile(rb"[A-Za-z0-9._\-]*(\[[0-9A-Fa-f:.]+\])?(:[0-9]{1,5})?")
+_TRACE = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_METHODS = b"GET, POST, PUT, PATCH, DELETE, OPTIONS"
+_MOUNTS = tuple((mount, dialect) for dialect in DIALECTS for mount in dialect.mounts if mount)
+_ROOT = next(dialect for dialect in DIALECTS if "" in dialect.mounts)
+
+CLIENT_LEFT = 499
+"""Status that a request is counted under whose client left before its answer began."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the edge lets in."""
+
+    origins: Sequence[str] = ()
+    """Origins whose pages may read answers; `http://localhost:*` is any port."""
+
+    trusted: Sequence[str] = ()
+    """Networks of proxies that are believed about the client's address."""
+
+    most_running: int = 4096
+    """Requests at a time; more are refused with 503."""
+
+    logged: float = 0.01
+    """Share of the requests that get a line in the log. Faults of ours always do."""
+
+    traced: bool = False
+    """Whether requests are traced at all."""
+
+
+@dataclass(frozen=True)
+class Hot:
+    """A route that is dispatched before any framework."""
+
+    app: App
+    operation: Operation
+    dialect: Dialect
+    verb: str
+
+
+@dataclass
+class Edge:
+    """The ASGI app that the server runs.
+
+    `hot` is filled by `serve_hot` before serving; all other paths go to `rest`.
+    """
+
+    rest: App
+    rules: Rules = field(default_factory=Rules)
+    limits: bodies.Limits = field(default_factory=bodies.Limits)
+    hot: dict[str, Hot] = field(default_factory=dict)
+    running: int = 0
+
+    def __post_init__(self) -> None:
+        self._trusted = [ipaddress.ip_network(network) for network in self.rules.trusted]
+        self._origins = re.compile("|".join(map(_origin, self.rules.origins)) or "(?!)")
+        self._meter = telemetry.HttpMeter("gateway")
+
+    def serve_hot(self, dialect: Dialect, operation: Operation, place: str, app: App) -> None:
+        """Has `app` answer the exact `place`, as `POST /v1/embeddings`, at each of its mounts."""
+        verb, path = place.split(" ")
+        for mount in dialect.mounts:
+            self.hot[mount + path] = Hot(app, operation, dialect, verb)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return  # neither lifespan nor WebSockets are served
+        hot = self.hot.get(scope["path"])
+        dialect = hot.dialect if hot is not None else _dialect_of(scope["path"])
+        exchange = Exchange(scope, receive, send, dialect, self.limits)
+        self.running += 1
+        try:
+            if self.rules.traced:
+                await self._serve_traced(exchange, hot)
+            else:
+                await self._serve(exchange, hot)
+        except (AppError, grpc.aio.AioRpcError) as error:
+            await self._refuse(exchange, error)
+        except ClientGone:
+            exchange.status = exchange.status or CLIENT_LEFT
+        except Exception as error:
+            log.error("request_failed", request_id=exchange.id, exc_info=error)
+            await self._refuse(exchange, InternalFault())
+        finally:
+            self.running -= 1
+            self._note(exchange)
+
+    async def _serve(self, exchange: Exchange, hot: Hot | None) -> None:
+        self._read_headers(exchange)
+        await self._route(exchange, hot)
+
+    async def _route(self, exchange: Exchange, hot: Hot | None) -> None:
+        if exchange.scope["method"] == "OPTIONS":
+            await self._preflight(exchange)
+            return
+        if self.running > self.rules.most_running:
+            raise Overloaded
+        if hot is None or exchange.scope["method"] != hot.verb:
+            await self.rest(exchange)
+        else:
+            exchange.operation = hot.operation
+            await hot.app(exchange)
+        if not exchange.status and not exchange.left:
+            raise RuntimeError("the request was not answered")
+
+    async def _serve_traced(self, exchange: Exchange, hot: Hot | None) -> None:
+        self._read_headers(exchange)
+        with telemetry.asked(exchange.traceparent) as span:
+            span.set_attribute("vlinders.request_id", exchange.id)
+            try:
+                await self._route(exchange, hot)
+            finally:
+                if exchange.operation is not None:
+                    span.update_name(exchange.operation.name)
+                span.set_attribute("http.response.status_code", exchange.status)
+
+    async def _refuse(self, exchange: Exchange, error: AppError | grpc.aio.AioRpcError) -> None:
+        if exchange.status:
+            log.error("answer_cut_short", request_id=exchange.id, exc_info=error)
+        else:
+            await exchange.refuse(error)
+
+    def _read_headers(self, exchange: Exchange) -> None:
+        """One pass over the headers, for all that the edge goes by."""
+        hosts, forwarded, trace = 0, b"", b""
+        for name, value in exchange.scope["headers"]:
+            if name == b"host":
+                hosts += 1
+                if _HOST.fullmatch(value) is None:
+                    raise MalformedRequest(what="Host")
+            elif name == b"authorization":
+                if exchange.authorization is not None:
+                    raise MalformedRequest(what="Authorization")
+                exchange.authorization = value
+            elif name == b"content-length":
+                exchange.content_length = int(value)
+            elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+                raise ContentEncoded
+            elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+                raise MalformedRequest(what="Transfer-Encoding")
+            elif name == b"x-forwarded-for":
+                forwarded = forwarded or value
+            elif name == b"traceparent":
+                trace = value
+            elif name == b"origin" and self._origins.fullmatch(value.decode("latin-1")):
+                exchange.origin = value
+        if hosts != 1 and not (hosts == 0 and exchange.scope["http_version"] == "1.0"):
+            raise MalformedRequest(what="Host")
+        self._place(exchange, forwarded, trace)
+
+    def _place(self, exchange: Exchange, forwarded: bytes, trace: bytes) -> None:
+        """Where the client is: the peer, or what a trusted peer says."""
+        client = exchange.scope["client"]
+        exchange.address = client[0] if client else ""
+        if not (forwarded or trace) or not self._is_trusted(exchange.address):
+            return
+        named = forwarded.split(b",")[0].strip().decode("latin-1")
+        if _address(named) is not None:
+            exchange.address = named
+        if _TRACE.fullmatch(trace):
+            exchange.traceparent = trace.decode()
+
+    def _is_trusted(self, peer: str) -> bool:
+        address = _address(peer)
+        return address is not None and any(address in network for network in self._trusted)
+
+    async def _preflight(self, exchange: Exchange) -> None:
+        headers: list[Header] = [(b"content-length", b"0")]
+        if exchange.origin is not None:
+            headers += [
+                (b"access-control-allow-methods", _METHODS),
+                (b"access-control-allow-headers", b"Authorization, Content-Type"),
+                (b"access-control-max-age", b"600"),
+            ]
+        start = {"type": "http.response.start", "status": 204, "headers": headers}
+        await exchange.send(start)
+        await exchange.end()
+
+    def _note(self, exchange: Exchange) -> None:
+        name = exchange.operation.name if exchange.operation is not None else "none"
+        status, seconds = exchange.status or CLIENT_LEFT, exchange.seconds()
+        self._meter.answered(name, status, seconds)
+        if status == 500 or random.random() < self.rules.logged:
+            log.info(
+                "request",
+                request_id=exchange.id,
+                method=exchange.scope["method"],
+                operation=name,
+                dialect=exchange.dialect.name,
+                status=status,
+                seconds=round(seconds, 4),
+                account_id=exchange.caller.account_id if exchange.caller is not None else None,
+                address=exchange.address,
+            )
+
+
+def path_of(raw: bytes) -> str:
+    """The path by which a request is routed: decoded, but for what would change its segments."""
+    return "/".join(
+        unquote(segment).replace("%", "%25").replace("/", "%2F")
+        for segment in raw.decode("latin-1").split("/")
+    )
+
+
+def _dialect_of(path: str) -> Dialect:
+    for mount, dialect in _MOUNTS:
+        if path.startswith(mount) and path[len(mount) : len(mount) + 1] in ("", "/"):
+            return dialect
+    return _ROOT
+
+
+def _origin(rule: str) -> str:
+    if rule.endswith(":*"):
+        return re.escape(rule[:-2]) + "(:[0-9]{1,5})?"
+    return re.escape(rule)
+
+
+def _address(text: Any) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        found = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(found, "ipv4_mapped", None) or found

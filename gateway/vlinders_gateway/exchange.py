@@ -1,0 +1,240 @@
+"""One HTTP request at the edge, and its answer: what the edge and all that answer share."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import grpc
+import msgspec
+
+from vlinders.api.v1.caller_pb2 import Caller
+from vlinders_gateway import bodies
+from vlinders_gateway.dialects import Dialect, Meta
+from vlinders_gateway.failures import Refusal, refusal_of
+from vlinders_gateway.operations import Operation
+from vlinders_kit.errors import AppError, Failure, Violation
+from vlinders_kit.ids import new_id
+
+JSON = b"application/json"
+EVENTS = b"text/event-stream"
+
+Header = tuple[bytes, bytes]
+Scope = dict[str, Any]
+
+encode = msgspec.json.Encoder().encode
+
+
+class Receive(Protocol):
+    async def __call__(self) -> dict[str, Any]: ...
+
+
+class Send(Protocol):
+    async def __call__(self, message: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Quota:
+    """What the client's limit says after this request."""
+
+    limit: int
+    remaining: int
+    reset: int
+    """Unix seconds at which all of it is there again, if nothing more is asked."""
+
+    wait: int = 0
+    """Seconds until another try makes sense, for a request that is refused; 0: it is admitted."""
+
+    def headers(self) -> list[Header]:
+        return [
+            (b"x-ratelimit-limit", b"%d" % self.limit),
+            (b"x-ratelimit-remaining", b"%d" % self.remaining),
+            (b"x-ratelimit-reset", b"%d" % self.reset),
+        ]
+
+
+class Exchange:
+    """One request and its answer.
+
+    For a hot route, this is all of the API:
+
+        body = await exchange.body()                     # whole, within size, time and depth
+        await exchange.answer(200, some_bytes)           # or, for a stream:
+        await exchange.begin(200, EVENTS)
+        await exchange.write(chunk)                      # waits while the client does not read
+        await exchange.end()
+        await exchange.gone()                            # returns when the client has left
+
+    Raise an AppError, or an AioRpcError as it came, before `begin`: the edge answers it in the
+    dialect. `X-Request-Id`, `X-RateLimit-*` (once `quota` is set) and CORS are added by themselves.
+    """
+
+    __slots__ = (
+        "_receive",
+        "_send",
+        "address",
+        "authorization",
+        "began",
+        "bodies",
+        "caller",
+        "content_length",
+        "dialect",
+        "ended",
+        "failed",
+        "id",
+        "left",
+        "operation",
+        "origin",
+        "quota",
+        "scope",
+        "status",
+        "traceparent",
+    )
+
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, dialect: Dialect, limits: bodies.Limits
+    ) -> None:
+        self.scope = scope
+        self.dialect = dialect
+        self.bodies = limits
+        self.id = new_id("req")
+        self.began = time.perf_counter()
+        self.address = ""
+        """The client's, as far as trusted proxies tell it."""
+        self.authorization: bytes | None = None
+        self.content_length: int | None = None
+        self.origin: bytes | None = None
+        """The Origin that may read the answer, by CORS."""
+        self.traceparent = ""
+        """W3C trace context of a trusted proxy; empty without one."""
+        self.operation: Operation | None = None
+        self.caller: Caller | None = None
+        self.quota: Quota | None = None
+        self.status = 0
+        """HTTP status of the answer; 0 until it begins."""
+        self.ended = False
+        self.failed: Exception | None = None
+        """What went wrong where it could not be raised."""
+        self.left = False
+        """The client has left."""
+        self._receive = receive
+        self._send = send
+
+    async def receive(self) -> dict[str, Any]:
+        """ASGI's `receive`."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self.left = True
+        return message
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """ASGI's `send`; the head of the answer gets the headers that every answer has."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), *self.headers()]
+        elif not message.get("more_body", False):
+            self.ended = True
+        await self._send(message)
+
+    def headers(self) -> list[Header]:
+        """What every answer to this request carries."""
+        found = [(b"x-request-id", self.id.encode())]
+        if self.quota is not None:
+            found += self.quota.headers()
+        if self.origin is not None:
+            found += [
+                (b"access-control-allow-origin", self.origin),
+                (b"access-control-expose-headers", _EXPOSED),
+                (b"vary", b"Origin"),
+            ]
+        return found
+
+    async def body(self) -> bytes:
+        """The whole body; raises BodyTooLarge, RequestTimeout, JsonTooDeep, or ClientGone."""
+        return await bodies.read(self)
+
+    async def answer(
+        self,
+        status: int,
+        body: bytes,
+        content_type: bytes = JSON,
+        *,
+        headers: Iterable[Header] = (),
+    ) -> None:
+        """The whole answer at once."""
+        length = (b"content-length", b"%d" % len(body))
+        await self.begin(status, content_type, headers=[length, *headers])
+        await self.end(body)
+
+    async def begin(
+        self, status: int, content_type: bytes, *, headers: Sequence[Header] = ()
+    ) -> None:
+        """The head of the answer."""
+        told = [(b"content-type", content_type), *headers]
+        if content_type == EVENTS:
+            told.append((b"cache-control", b"no-cache"))
+        await self.send({"type": "http.response.start", "status": status, "headers": told})
+
+    async def write(self, data: bytes) -> None:
+        """Bytes of the answer; waits while the client is slow, does nothing when it has left."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, data: bytes = b"") -> None:
+        """The last bytes of the answer."""
+        await self.send({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def gone(self) -> None:
+        """Returns when the client has left, or the answer has ended. Call it after `body`."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
+    async def refuse(self, error: AppError | grpc.aio.AioRpcError | Failure) -> None:
+        """Answers with a failure, in the dialect's words."""
+        status, headers, body = self.told(error)
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.end(body)
+
+    def told(
+        self, error: AppError | grpc.aio.AioRpcError | Failure
+    ) -> tuple[int, list[Header], bytes]:
+        """Status, headers and body of the answer to a failure."""
+        refusal = self.refusal(error)
+        status, envelope = self.dialect.failure(refusal, self.meta())
+        body = encode(envelope)
+        headers: list[Header] = [
+            (b"content-type", JSON),
+            (b"content-length", b"%d" % len(body)),
+        ]
+        if refusal.retry_after is not None:
+            headers.append((b"retry-after", b"%d" % refusal.retry_after))
+        if refusal.http == 402:
+            headers.append((b"x-should-retry", b"false"))  # what OpenAI's clients go by
+        if status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        if refusal.allow:
+            headers.append((b"allow", refusal.allow.encode()))
+        return status, headers, body
+
+    def refusal(self, error: AppError | grpc.aio.AioRpcError | Failure) -> Refusal:
+        """A failure, with its fields as this request's dialect spells them."""
+        refusal = refusal_of(error)
+        if self.operation is None or not refusal.violations:
+            return refusal
+        kind: Any = self.operation.request.DESCRIPTOR
+        codec = self.dialect.codec
+        spelt = (Violation(codec.path(kind, row.field), row.message) for row in refusal.violations)
+        return replace(refusal, violations=tuple(spelt))
+
+    def event(self, error: AppError | grpc.aio.AioRpcError | Failure) -> bytes:
+        """What ends a stream that fails after it began, as a server-sent event."""
+        return b"data: " + encode(self.dialect.event(self.refusal(error))) + b"\n\n"
+
+    def meta(self) -> Meta:
+        return Meta(self.id, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+
+    def seconds(self) -> float:
+        """Since the request began."""
+        return time.perf_counter() - self.began
+
+
+_EXPOSED = b"X-Request-Id, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After"

@@ -1,0 +1,162 @@
+"""`python -m vlinders_gateway.main`: the gateway, put together."""
+
+import asyncio
+import signal
+from typing import Any
+
+from vlinders.inference.v1.generations_pb2_grpc import GenerationServiceStub
+from vlinders_gateway import documents, routes, streams
+from vlinders_gateway.admission import Admission
+from vlinders_gateway.bodies import Limits as BodyLimits
+from vlinders_gateway.edge import Edge, Rules
+from vlinders_gateway.identity import TOPICS, Identities
+from vlinders_gateway.internal import Internal
+from vlinders_gateway.limits import Limits, Rates
+from vlinders_gateway.server import InternalServer, PublicServer, listen
+from vlinders_gateway.settings import GatewaySettings
+from vlinders_gateway.shared_log import SharedLog
+from vlinders_gateway.tokens import Keys, Tokens
+from vlinders_kit import logs, telemetry
+from vlinders_kit.bus import Bus, open_bus
+from vlinders_kit.callers import CallerKey, Identity
+from vlinders_kit.ids import new_id
+from vlinders_kit.pipe import PipePool
+from vlinders_kit.process import run
+from vlinders_kit.rpc import connect
+
+NAME = "vlinders.gateway"
+
+log = logs.get(__name__)
+
+
+class Gateway:
+    """All that one process needs to serve clients."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._settings = settings
+        me = Identity("gateway", CallerKey(bytes.fromhex(settings.caller_key.get_secret_value())))
+        self._channels = {
+            domain: connect(target, domain, me)
+            for domain, target in (
+                ("vlinders.auth", settings.auth),
+                ("vlinders.billing", settings.billing),
+                ("vlinders.gpu_scheduler", settings.gpu_scheduler),
+                ("vlinders.inference", _balanced(settings.inference)),
+            )
+        }
+        auth = self._channels["vlinders.auth"]
+        tokens = Tokens(Keys(auth), issuer=settings.token_issuer, audience=settings.token_audience)
+        self._identities = Identities(auth, tokens)
+        self._shared = SharedLog(settings.redis.get_secret_value())
+        self._limits = Limits(self._shared, gateways=settings.gateways)
+        self._pool = PipePool(
+            settings.inference, lambda target: connect(target, "vlinders.inference", me), _pipe
+        )
+        self._bus = open_bus(settings.bus.get_secret_value(), new_id("gateway"))
+        self.edge = self._edge(me)
+        self._served = False
+
+    def ready(self) -> bool:
+        """Whether inference was reached once; that it is gone is told request by request."""
+        self._served = self._served or self._pool.ready
+        return self._served
+
+    async def run(self) -> None:
+        """Everything that goes on beside the requests."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._limits.run())
+            group.create_task(self._pool.run())
+            group.create_task(self._identities.run())
+            group.create_task(self._listen(self._bus))
+
+    async def close(self) -> None:
+        """After the last request: what is still to be told is told, then all is closed."""
+        await self._identities.report()
+        await self._shared.close()
+        await self._bus.close()
+        for channel in self._channels.values():
+            await channel.close()
+
+    def _edge(self, me: Identity) -> Edge:
+        settings = self._settings
+        rates = Rates(settings.plan_rates, settings.public_rate, settings.stranger_rate)
+        admission = Admission(self._identities, self._limits, rates)
+        deadline = settings.call_deadline.total_seconds()
+        app = routes.assemble(admission, self._channels, me, deadline=deadline)
+        documents.add_to(app, ready=self.ready)
+        rules = Rules(
+            origins=settings.cors_origins,
+            trusted=settings.trusted_proxies,
+            most_running=settings.max_running,
+            logged=settings.logged,
+            traced=settings.traces is not None,
+        )
+        bodies = BodyLimits(
+            most_bytes=settings.max_body_bytes,
+            deepest=settings.max_json_depth,
+            seconds=settings.body_deadline.total_seconds(),
+        )
+        edge = Edge(routes.behind(app), rules, bodies)
+        streams.serve_on(
+            edge, admission, self._pool, deadline=settings.stream_deadline.total_seconds()
+        )
+        return edge
+
+    async def _listen(self, bus: Bus) -> None:
+        """Hears auth's events. What was learnt before anything was heard is asked again."""
+        started = asyncio.Event()
+
+        async def forget() -> None:
+            await started.wait()
+            self._identities.forget()
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(forget())
+            group.create_task(bus.broadcast(TOPICS, self._identities.hear, started=started))
+
+
+async def main(settings: GatewaySettings) -> None:
+    logs.configure(NAME, level=settings.log_level)
+    telemetry.export(NAME, settings.traces, sampled=settings.traces_sampled)
+    told = _signalled()
+    gateway = Gateway(settings)
+    public = PublicServer(
+        gateway.edge, listen(settings.host, settings.port, shared=True), settings.drain
+    )
+    internal = Internal(lambda: public.up.is_set() and not told.is_set() and gateway.ready())
+    try:
+        async with asyncio.TaskGroup() as group:
+            beside = [group.create_task(gateway.run())]
+            if settings.metrics_port:
+                listener = listen(settings.metrics_host, settings.metrics_port, shared=False)
+                beside.append(group.create_task(InternalServer(internal, listener).run()))
+            serving = group.create_task(public.run())
+            log.info("serving", address=f"{settings.host}:{settings.port}")
+            await told.wait()
+            log.info("draining", running=gateway.edge.running)
+            public.end()
+            await serving
+            for task in beside:
+                task.cancel()
+    finally:
+        await gateway.close()
+        log.info("stopped")
+
+
+def _pipe(channel: Any) -> Any:
+    return GenerationServiceStub(channel).Pipe  # type: ignore[no-untyped-call]
+
+
+def _balanced(targets: tuple[str, ...]) -> str:
+    return targets[0] if len(targets) == 1 else f"ipv4:{','.join(targets)}"
+
+
+def _signalled() -> asyncio.Event:
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    return told
+
+
+if __name__ == "__main__":
+    run(main(GatewaySettings.load()))

@@ -1,0 +1,122 @@
+"""The HTTP servers of the process: started, drained and ended in order."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from datetime import timedelta
+
+import uvicorn
+
+from vlinders_gateway.dialects import CANONICAL
+from vlinders_gateway.edge import Edge
+from vlinders_gateway.exchange import Exchange
+from vlinders_gateway.internal import Internal
+from vlinders_gateway.protocol import protocol, sweep
+from vlinders_kit.errors import AppError
+
+KEEP_ALIVE_SECONDS = 75
+"""Longer than the load balancers in front keep an idle connection, so that they end it, not we."""
+
+_BACKLOG = 2048
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, without its signals: the process has its own order of ending."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class PublicServer:
+    """Serves `edge` on `listener` until `end`, then until what runs has ended."""
+
+    def __init__(self, edge: Edge, listener: socket.socket, drain: timedelta) -> None:
+        self._edge = edge
+        self._listener = listener
+        self._server = Server(
+            _config(edge, http=protocol(self._refuse), drain=int(drain.total_seconds()))
+        )
+
+    @property
+    def up(self) -> asyncio.Event:
+        """Set once it serves."""
+        return self._server.up
+
+    async def run(self) -> None:
+        sweeping = asyncio.create_task(sweep(self._server.server_state), name="sweep")
+        try:
+            await self._server.serve(sockets=[self._listener])
+        finally:
+            sweeping.cancel()
+
+    def end(self) -> None:
+        """Nothing new is accepted; what runs has the drain time to end."""
+        self._server.should_exit = True
+
+    def _refuse(self, error: AppError) -> bytes:
+        """The answer to what is no request: there is no path yet, so it is the canonical one's."""
+        exchange = Exchange({}, _nothing, _nowhere, CANONICAL, self._edge.limits)
+        status, head, body = exchange.told(error)
+        lines = [b"HTTP/1.1 %d \r\n" % status, b"connection: close\r\n"]
+        lines += [b"%s: %s\r\n" % header for header in (*head, *exchange.headers())]
+        return b"".join([*lines, b"\r\n", body])
+
+
+class InternalServer:
+    """Serves the platform's own port until cancelled."""
+
+    def __init__(self, app: Internal, listener: socket.socket) -> None:
+        self._server = Server(_config(app, http="httptools", drain=1))
+        self._listener = listener
+
+    async def run(self) -> None:
+        await self._server.serve(sockets=[self._listener])
+
+
+def listen(host: str, port: int, *, shared: bool) -> socket.socket:
+    """A listening socket; with `shared`, the kernel spreads connections over all that listen."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((host, port))
+    listener.listen(_BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def _config(app: Edge | Internal, *, http: object, drain: int) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=http,  # type: ignore[arg-type]
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        log_level="critical",  # the edge has logged it
+        server_header=False,
+        proxy_headers=False,  # the edge reads them, and only of those it trusts
+        backlog=_BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=drain,
+    )
+
+
+async def _nothing() -> dict[str, object]:
+    return {"type": "http.disconnect"}
+
+
+async def _nowhere(message: dict[str, object]) -> None:
+    return

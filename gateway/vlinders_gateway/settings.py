@@ -1,0 +1,123 @@
+"""Settings of the gateway. Each is a `VLINDERS_GATEWAY_…` variable of the environment."""
+
+from datetime import timedelta
+from typing import Annotated, ClassVar
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import NoDecode
+
+from vlinders_kit.settings import Settings
+
+Words = Annotated[tuple[str, ...], NoDecode]
+"""Comma-separated."""
+
+Numbers = Annotated[dict[str, int], NoDecode]
+"""`name=number`, comma-separated."""
+
+
+class GatewaySettings(Settings):
+    prefix: ClassVar = "VLINDERS_GATEWAY"
+
+    host: str = "127.0.0.1"
+    """Address to listen on, for clients."""
+
+    port: int = Field(8080, ge=1, le=65535)
+    """Port for clients; several gateways of one host share it."""
+
+    metrics_host: str = "127.0.0.1"
+    """Address to listen on, for the platform's own."""
+
+    metrics_port: int = Field(0, ge=0, le=65535)
+    """Port of `/healthz`, `/readyz` and `/metrics`, for probes and Prometheus; 0 serves none."""
+
+    caller_key: SecretStr = Field(min_length=64)
+    """Key that signs callers between parts: at least 32 bytes in hex, the same for all parts."""
+
+    auth: str
+    """gRPC target of auth, as `host:port` or `ipv4:a:p,b:q`."""
+
+    billing: str
+    """gRPC target of billing."""
+
+    gpu_scheduler: str
+    """gRPC target of the scheduler."""
+
+    inference: Words
+    """The replicas of inference, as `host:port,host:port`; a name stands for all its addresses."""
+
+    redis: SecretStr
+    """Where limits are counted, as `redis://:password@host:port/0`."""
+
+    bus: SecretStr
+    """The event bus: `postgresql://…` of the bus database, or `kafka://host:port[,host:port]`."""
+
+    token_issuer: str = "vlinders"
+    """`iss` of the access tokens that are let in."""
+
+    token_audience: str = "vlinders"
+    """`aud` of the access tokens that are let in."""
+
+    plan_rates: Numbers = Field(default={"free": 10, "pro": 100, "enterprise": 1000, "operator": 0})
+    """Requests a minute of one account or API key, by its tenant's plan; 0 is no limit."""
+
+    public_rate: int = Field(30, ge=0)
+    """Register, login and refresh calls a minute of one client address; 0 is no limit."""
+
+    stranger_rate: int = Field(100, ge=0)
+    """Other requests a minute of one client address without a valid credential; 0 is no limit."""
+
+    gateways: int = Field(1, ge=1)
+    """How many gateways there are, until Redis tells."""
+
+    trusted_proxies: Words = ()
+    """Networks of proxies whose `X-Forwarded-For` and `traceparent` are believed."""
+
+    cors_origins: Words = ("http://localhost:*", "http://127.0.0.1:*")
+    """Origins of web pages that may call; `:*` is any port."""
+
+    max_body_bytes: int = Field(10 * 1024 * 1024, ge=1024)
+    """Largest body of a request."""
+
+    max_json_depth: int = Field(64, ge=1)
+    """Deepest nesting of a body."""
+
+    max_running: int = Field(4096, ge=1)
+    """Requests at a time; more are refused with 503."""
+
+    body_deadline: timedelta = timedelta(seconds=60)
+    """How long a body may take to arrive."""
+
+    call_deadline: timedelta = timedelta(seconds=10)
+    """How long a service may take to answer."""
+
+    stream_deadline: timedelta = timedelta(minutes=10)
+    """How long a chat completion may take, to its last byte."""
+
+    drain: timedelta = timedelta(seconds=30)
+    """How long what runs may go on after the process was told to end."""
+
+    traces: str | None = None
+    """OTLP/gRPC endpoint that gets the spans, as `http://collector:4317`; none without."""
+
+    traces_sampled: float = Field(0.01, ge=0, le=1)
+    """Share of the traces that begin here and are kept."""
+
+    logged: float = Field(0.01, ge=0, le=1)
+    """Share of the requests that get a line in the log; faults of the platform always do."""
+
+    log_level: str = "INFO"
+    """Least level of the log lines that are written."""
+
+    @field_validator("inference", "trusted_proxies", "cors_origins", mode="before")
+    @classmethod
+    def _words(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(word.strip() for word in value.split(",") if word.strip())
+
+    @field_validator("plan_rates", mode="before")
+    @classmethod
+    def _numbers(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return dict(row.strip().split("=", 1) for row in value.split(",") if row.strip())

@@ -1,0 +1,180 @@
+"""For tests: a gateway on a real socket, before services that answer by script."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import httpx
+from google.protobuf import descriptor_pool
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from vlinders.api.v1.caller_pb2 import Caller
+from vlinders.auth.v1.identity_pb2 import IntrospectRequest, IntrospectResponse
+from vlinders_gateway import documents, routes
+from vlinders_gateway.admission import Admission
+from vlinders_gateway.bodies import Limits as BodyLimits
+from vlinders_gateway.edge import Edge, Rules
+from vlinders_gateway.identity import Identities
+from vlinders_gateway.limits import Limits, Rates
+from vlinders_gateway.operations import operations
+from vlinders_gateway.server import PublicServer, listen
+from vlinders_gateway.shared_log import SharedLog
+from vlinders_gateway.tokens import Keys, Tokens
+from vlinders_kit import api_keys
+from vlinders_kit.callers import Identity, caller
+from vlinders_kit.errors import Unauthenticated
+from vlinders_kit.testing import CALLER_KEY, Served, a_user, an_api_key, served
+
+SERVICES = {
+    "vlinders.auth": (
+        "AccountService",
+        "ApiKeyService",
+        "IdentityService",
+        "SessionService",
+    ),
+    "vlinders.billing": ("LedgerService", "UsageService"),
+    "vlinders.gpu_scheduler": ("WorkerService",),
+    "vlinders.inference": ("ModelService",),
+}
+
+RATES = Rates({"free": 10, "pro": 100, "enterprise": 1000, "operator": 0}, 30, 100)
+
+
+class CredentialNotFound(Unauthenticated):
+    """There is no such credential."""
+
+
+@dataclass
+class Script:
+    """What the services answer, and what they were asked."""
+
+    answers: dict[str, Message | Exception] = field(default_factory=dict)
+    """Name of an RPC → what it answers."""
+
+    asked: list[tuple[str, Message, Caller]] = field(default_factory=list)
+    credentials: dict[bytes | str, IntrospectResponse | Exception] = field(default_factory=dict)
+    """SHA-256 of a key, or id of a session → what auth says of it."""
+
+    def requests(self, name: str) -> list[Any]:
+        return [request for asked, request, _ in self.asked if asked == name]
+
+    def key(self, **over: Any) -> str:
+        """A new API key that auth knows, of a tenant without limits unless told otherwise."""
+        return self.admit(an_api_key(**{"plan": "operator", **over}))
+
+    def user_key(self, **over: Any) -> str:
+        """A key that stands for a signed-in user, which spares a test its token."""
+        return self.admit(a_user(**{"plan": "operator", **over}))
+
+    def admit(self, who: Caller, **more: Any) -> str:
+        key = api_keys.new()
+        self.credentials[api_keys.digest(key)] = IntrospectResponse(caller=who, **more)
+        return key
+
+    async def introspect(self, request: IntrospectRequest) -> IntrospectResponse:
+        known = self.credentials.get(request.api_key_sha256 or request.session_id)
+        if known is None:
+            raise CredentialNotFound
+        if isinstance(known, Exception):
+            raise known
+        return known
+
+
+@dataclass
+class Running:
+    """A gateway that runs."""
+
+    url: str
+    port: int
+    http: httpx.AsyncClient
+    script: Script
+    identities: Identities
+    limits: Limits
+    edge: Edge
+
+
+@asynccontextmanager
+async def services(script: Script) -> AsyncIterator[dict[str, Served]]:
+    """Every service that the gateway calls, on real channels, answering as `script` says."""
+    operations()  # imports the contracts
+    async with AsyncExitStack() as stack:
+        running = {}
+        for domain, names in SERVICES.items():
+            rows = [_scripted(f"{domain}.v1.{name}", script) for name in names]
+            running[domain] = await stack.enter_async_context(served(domain, *rows))
+        yield running
+
+
+@asynccontextmanager
+async def gateway(
+    script: Script,
+    valkey: str,
+    *,
+    rules: Rules = Rules(trusted=("127.0.0.0/8",), origins=("http://localhost:*",)),  # noqa: B008
+    bodies: BodyLimits | None = None,
+    rates: Rates = RATES,
+) -> AsyncIterator[Running]:
+    async with services(script) as parts, AsyncExitStack() as stack:
+        me = Identity("gateway", CALLER_KEY)
+        channels = {domain: part.channel() for domain, part in parts.items()}
+        auth = channels["vlinders.auth"]
+        tokens = Tokens(Keys(auth), issuer="vlinders", audience="vlinders")
+        identities = Identities(auth, tokens)
+        shared = SharedLog(valkey, patience=5)
+        stack.push_async_callback(shared.close)
+        limits = Limits(shared)
+        admission = Admission(identities, limits, rates)
+        app = routes.assemble(admission, channels, me, deadline=5)
+        documents.add_to(app, ready=lambda: True)
+        edge = Edge(routes.behind(app), rules, bodies or BodyLimits())
+        listener = listen("127.0.0.1", 0, shared=False)
+        port = listener.getsockname()[1]
+        server = PublicServer(edge, listener, timedelta(seconds=2))
+        async with asyncio.TaskGroup() as group:
+            beside = group.create_task(limits.run())
+            serving = group.create_task(server.run())
+            await server.up.wait()
+            url = f"http://127.0.0.1:{port}"
+            async with httpx.AsyncClient(base_url=url) as http:
+                yield Running(url, port, http, script, identities, limits, edge)
+            server.end()
+            await serving
+            beside.cancel()
+
+
+def bearer(credential: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {credential}"}
+
+
+def _scripted(full_name: str, script: Script) -> Any:
+    """Full name, adder and servicer of a service whose RPCs answer as `script` says."""
+    service = descriptor_pool.Default().FindServiceByName(full_name)
+    handlers = {}
+    for method in service.methods:
+        if method.client_streaming or method.server_streaming:
+            continue
+        handlers[method.name] = grpc.unary_unary_rpc_method_handler(
+            _answering(method.name, script),
+            GetMessageClass(method.input_type).FromString,
+            GetMessageClass(method.output_type).SerializeToString,
+        )
+    generic = grpc.method_handlers_generic_handler(full_name, handlers)
+    return full_name, lambda _, server: server.add_generic_rpc_handlers((generic,)), None
+
+
+def _answering(name: str, script: Script) -> Any:
+    async def answer(request: Any, context: Any) -> Message:
+        script.asked.append((name, request, caller()))
+        if name == "Introspect":
+            return await script.introspect(request)
+        told = script.answers[name]
+        if isinstance(told, Exception):
+            raise told
+        return told
+
+    return answer

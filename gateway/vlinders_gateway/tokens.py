@@ -1,0 +1,136 @@
+"""Access tokens: JSON Web Tokens that auth has signed, checked as RFC 8725 asks."""
+
+import asyncio
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import msgspec
+from joserfc import jws, jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import RSAKey
+
+from vlinders.auth.v1.sessions_pb2 import GetKeySetRequest, KeySet
+from vlinders.auth.v1.sessions_pb2_grpc import SessionServiceStub
+from vlinders_gateway.refusals import IdentityUnavailable, InvalidCredential
+from vlinders_kit.clock import Clock, SystemClock
+
+ALGORITHM = "RS256"
+TYPE = "at+jwt"
+"""RFC 9068: so that no other token of ours, a refresh token for one, passes for an access token."""
+
+LEEWAY = 5
+"""Seconds that the clocks of issuer and gateway may differ."""
+
+_LONGEST = 4096
+_HEADER = frozenset(("alg", "kid", "typ"))
+"""All that a header may say. More, as `crit`, `jku`, `jwk` or `zip`, is refused, never followed."""
+
+_KEYS_LIFETIME = 60.0
+_KEYS_AGAIN = 5.0
+"""Seconds between two questions for keys that an unknown key id may cause."""
+
+_ASK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What a genuine token says."""
+
+    account_id: str
+    session_id: str
+    expires_at: float
+    """Unix seconds."""
+
+
+class Keys:
+    """Auth's public keys, by key id."""
+
+    def __init__(self, channel: grpc.aio.Channel, clock: Clock | None = None) -> None:
+        self._stub: Any = SessionServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._clock = clock or SystemClock()
+        self._keys: dict[str, RSAKey] = {}
+        self._asked_at = float("-inf")
+        self._asking = asyncio.Lock()
+
+    async def get(self, kid: str) -> RSAKey | None:
+        """The key, or None where auth has no such key. Raises IdentityUnavailable."""
+        if (wait := self._wanted(kid)) is None:
+            return self._keys.get(kid)
+        async with self._asking:
+            if self._wanted(kid) is not None:
+                await self._ask(wait)
+        return self._keys.get(kid)
+
+    def _wanted(self, kid: str) -> float | None:
+        """The age after which the keys must be asked for again; None: not now."""
+        age = self._clock.monotonic() - self._asked_at
+        lifetime = _KEYS_LIFETIME if kid in self._keys else _KEYS_AGAIN
+        return lifetime if age >= lifetime else None
+
+    async def _ask(self, age: float) -> None:
+        asked_at = self._clock.monotonic()
+        try:
+            found: KeySet = await self._stub.GetKeySet(GetKeySetRequest(), timeout=_ASK_SECONDS)
+        except grpc.aio.AioRpcError:
+            raise IdentityUnavailable from None
+        self._keys = {key.kid: _imported(key) for key in found.keys}
+        self._asked_at = asked_at
+
+
+class Tokens:
+    """Tells genuine tokens from all others."""
+
+    def __init__(
+        self, keys: Keys, *, issuer: str, audience: str, clock: Clock | None = None
+    ) -> None:
+        self._keys = keys
+        self._clock = clock or SystemClock()
+        self._claims = jwt.JWTClaimsRegistry(
+            now=lambda: int(self._clock.now().timestamp()),
+            leeway=LEEWAY,
+            iss={"essential": True, "value": issuer},
+            aud={"essential": True, "value": audience},
+            sub={"essential": True},
+            sid={"essential": True},
+            exp={"essential": True},
+        )
+
+    async def verify(self, token: bytes) -> Claims:
+        """What `token` says; raises InvalidCredential unless all of it is as auth issues them."""
+        key = await self._keys.get(_kid(token))
+        if key is None:
+            raise InvalidCredential
+        try:
+            signed = jws.deserialize_compact(token, key, algorithms=[ALGORITHM])
+            claims = msgspec.json.decode(signed.payload, type=dict[str, Any])
+            self._claims.validate(claims)
+            read = Claims(claims["sub"], claims["sid"], float(claims["exp"]))
+        except (JoseError, ValueError, TypeError, RecursionError, msgspec.MsgspecError):
+            raise InvalidCredential from None
+        if not isinstance(read.session_id, str):
+            raise InvalidCredential
+        return read
+
+
+def looks_like_one(token: bytes) -> bool:
+    """Whether it is worth a signature check."""
+    return len(token) <= _LONGEST and token.startswith(b"eyJ") and token.count(b".") == 2
+
+
+def _kid(token: bytes) -> str:
+    """The key id of a header that says what ours say, and nothing else."""
+    encoded = token.partition(b".")[0]
+    try:
+        raw = base64.urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4))
+        header = msgspec.json.decode(raw, type=dict[str, str])
+    except (ValueError, msgspec.MsgspecError):
+        raise InvalidCredential from None
+    if header.keys() != _HEADER or header["alg"] != ALGORITHM or header["typ"] != TYPE:
+        raise InvalidCredential
+    return header["kid"]
+
+
+def _imported(key: KeySet.Key) -> RSAKey:
+    return RSAKey.import_key({"kty": "RSA", "kid": key.kid, "use": "sig", "n": key.n, "e": key.e})
