@@ -44,6 +44,9 @@ OPTIONS: Sequence[tuple[str, int]] = (
 
 log = logs.get(__name__)
 
+LOST = (grpc.aio.AioRpcError, asyncio.InvalidStateError)
+"""What a stream that is lost raises; the second when it is written to after that."""
+
 Call = grpc.aio.StreamStreamCall[WorkerMessage, HubMessage]
 
 
@@ -103,7 +106,7 @@ class SchedulerStream:
             target = self._targets[turn % len(self._targets)]
             try:
                 await self._live(target)
-            except* (grpc.aio.AioRpcError, TimeoutError, _Ended) as errors:
+            except* (*LOST, TimeoutError, _Ended) as errors:
                 log.warning("stream_lost", scheduler=target, why=_why(errors))
             if self._left:
                 return

@@ -1,9 +1,10 @@
 """`vlinders-tiny`: a language model of one layer, written down instead of trained.
 
-It is a llama of width 512 with a coordinate for each word. The output matrix holds how often a word
-follows a word in `text.SENTENCES`, as logarithms: sampling gives plain English of no meaning.
-The one attention head looks for the mark at which the answer began: while that is near, the model
-does not end, so a short answer is cut by its limit and a long one comes to an end of its own.
+It has a coordinate for each word. The output matrix holds how often a word follows a word in
+`text.SENTENCES`, as logarithms: sampling gives plain English of no meaning. The attention heads
+look for the mark at which the answer began. While it is near the model does not end, so that a
+short answer is cut by its limit and a long one comes to an end of its own; and what is likely waves
+with the distance, so that even without chance (temperature 0) no sentence is said for ever.
 """
 
 import math
@@ -13,15 +14,13 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
-from gguf import GGUFWriter, LlamaFileType
-from numpy.typing import NDArray
 
+from vlinders_worker.models import llama
+from vlinders_worker.models.llama import HEAD, Attention, Matrix, Shape
 from vlinders_worker.models.text import SENTENCES
 from vlinders_worker.models.vocabulary import BEGIN, END, SPACE, Vocabulary
 
-CONTEXT_LENGTH = 65_536
 WIDTH = 512
-HEAD = 8
 ANSWER = "<|assistant|>"
 CONTROL = ("<|system|>", "<|user|>", ANSWER, "<|tool|>")
 TEMPLATE = (
@@ -32,64 +31,50 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
-CONSTANT, IS_ANSWER, IS_BEGIN, NEAR, WORDS_FROM = 0, 1, 2, 3, 4
-"""Coordinates: always one; the token is the mark; it is the first; how near the mark is; words."""
+CONSTANT, IS_ANSWER, IS_BEGIN, NEAR, WAVE, WORDS_FROM = 0, 1, 2, 3, 4, 5
+"""Coordinates: always one; this token is the mark; it is the first of all; what the heads see."""
 
 NEAR_TOKENS = 96
 """For so many tokens an answer does not end by itself."""
 
-END_SHARE = 0.12
-"""How often a sentence is the last one, after that."""
+END_SHARE, PARAGRAPH_SHARE = 0.12, 0.15
+"""How often a sentence is the last one, after that; and how often the last of a paragraph."""
 
-PARAGRAPH_SHARE = 0.15
 NEVER = -30.0
 """Logarithm of how often a token comes that no sentence has."""
 
-Matrix = NDArray[np.float32]
+_ANGLE = 0.9 / NEAR_TOKENS
+"""What RoPE turns pair 1 of a head by, a token; pair 0 turns by 1, pair 3 next to nothing."""
+
+SHAPE = Shape(
+    name="vlinders-tiny",
+    description="A demonstration: plain English of no meaning.",
+    width=WIDTH,
+    context_length=65_536,
+    heads=2,
+    rope_base=_ANGLE**-4,
+)
+
+_SCALE = math.sqrt(WIDTH / 2)
+"""What RMS norm multiplies a token's two ones by."""
 
 
 def write(path: Path) -> None:
     """Writes the model as GGUF; the same bytes each time."""
     followers = _followers()
     words = [*dict.fromkeys(word for each in followers.values() for word in each if word != END)]
-    vocabulary = Vocabulary.of(control=CONTROL, pieces=words)
-    coordinates = {word: WORDS_FROM + n for n, word in enumerate(words)}
     if len(words) + WORDS_FROM > WIDTH:
         raise ValueError("the sentences have more words than the model is wide")
-
-    writer = GGUFWriter(path, "llama")
-    writer.add_name("vlinders-tiny")
-    writer.add_description("A demonstration: plain English of no meaning.")
-    writer.add_file_type(LlamaFileType.MOSTLY_F16)
-    writer.add_context_length(CONTEXT_LENGTH)
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(32)
-    writer.add_head_count(1)
-    writer.add_head_count_kv(1)
-    writer.add_key_length(HEAD)
-    writer.add_value_length(HEAD)
-    writer.add_rope_dimension_count(HEAD)
-    writer.add_rope_freq_base(_ROPE_BASE)
-    writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_vocab_size(len(vocabulary))
-    vocabulary.write(writer)
-    writer.add_chat_template(TEMPLATE)
-    for name, matrix in (
-        ("token_embd", _embedding(vocabulary, coordinates)),
-        *_attention().items(),
-        ("blk.0.ffn_gate", np.zeros((32, WIDTH), np.float32)),
-        ("blk.0.ffn_up", np.zeros((32, WIDTH), np.float32)),
-        ("blk.0.ffn_down", np.zeros((WIDTH, 32), np.float32)),
-        ("output", _output(vocabulary, coordinates, followers)),
-    ):
-        writer.add_tensor(f"{name}.weight", matrix.astype(np.float16))
-    for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
-        writer.add_tensor(f"{name}.weight", np.ones(WIDTH, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    vocabulary = Vocabulary.of(control=CONTROL, pieces=words)
+    coordinates = {word: WORDS_FROM + n for n, word in enumerate(words)}
+    with llama.drafted(path, SHAPE, vocabulary) as writer:
+        writer.add_chat_template(TEMPLATE)
+        llama.add_tensors(
+            writer,
+            embedding=_embedding(vocabulary, coordinates),
+            attention=_attention(),
+            others={"output": _output(vocabulary, coordinates, followers)},
+        )
 
 
 def _followers() -> dict[str, Counter[str]]:
@@ -121,32 +106,25 @@ def _embedding(vocabulary: Vocabulary, coordinates: dict[str, int]) -> Matrix:
     return matrix
 
 
-_SCALE = math.sqrt(WIDTH / 2)
-"""What RMS norm multiplies a token's two ones by."""
+def _attention() -> Attention:
+    """Two heads that weigh the mark against the very first token.
 
-_ANGLE = 0.9 / NEAR_TOKENS
-_ROPE_BASE = _ANGLE**-4
-"""RoPE turns pair i of 4 by base^(-i/4) a token: pair 1 by `_ANGLE`, pair 3 next to nothing."""
-
-
-def _attention() -> dict[str, Matrix]:
-    """One head: the mark scores 60 · cos(angle · distance), the first token a steady 37.
-
-    They are equal at 0.9 rad, and both far above all other tokens together, which score 0.
+    The mark scores 60 · cos(angle · distance) in one head and 18 · cos(distance) in the other; the
+    first token a steady 37 and 14; all others 0, which is far below. So one head sees the mark up
+    to 0.9 rad away, and in the other it comes and goes.
     """
-    query, key, value = (np.zeros((HEAD, WIDTH), np.float32) for _ in range(3))
-    out = np.zeros((WIDTH, HEAD), np.float32)
+    weights = Attention.of(SHAPE)
     reach = math.sqrt(HEAD) / _SCALE**2
-    query[2, CONSTANT], key[2, IS_ANSWER] = 60 * reach, 1
-    query[6, CONSTANT], key[6, IS_BEGIN] = 37 * reach, 1
-    value[0, IS_ANSWER] = 1 / _SCALE
-    out[NEAR, 0] = 0.5
-    return {
-        "blk.0.attn_q": query,
-        "blk.0.attn_k": key,
-        "blk.0.attn_v": value,
-        "blk.0.attn_output": out,
-    }
+    near, wave = 0, HEAD
+    weights.query[near + 2, CONSTANT] = 60 * reach
+    weights.query[near + 6, CONSTANT] = 37 * reach
+    weights.query[wave + 0, CONSTANT] = 18 * reach
+    weights.query[wave + 6, CONSTANT] = 14 * reach
+    weights.key[[0, 2], IS_ANSWER] = 1
+    weights.key[6, IS_BEGIN] = 1
+    weights.value[0, IS_ANSWER] = 1 / _SCALE
+    weights.out[NEAR, near] = weights.out[WAVE, wave] = 0.5
+    return weights
 
 
 def _output(
@@ -160,7 +138,9 @@ def _output(
         for word, count in after.items():
             lift = math.log(count / after.total()) - NEVER
             matrix[vocabulary.ids[word], rows[before]] = lift / _SCALE
-    matrix[vocabulary.ids[END], NEAR] = 4 * NEVER / _SCALE
+    moods = np.random.default_rng(seed=1).normal(0, 1.5, len(vocabulary))
+    matrix[:, WAVE] = 2 * moods / _SCALE
+    matrix[vocabulary.ids[END], [NEAR, WAVE]] = 4 * NEVER / _SCALE, 6 / _SCALE
     return matrix
 
 
