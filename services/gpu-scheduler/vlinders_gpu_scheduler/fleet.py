@@ -135,7 +135,8 @@ class Fleet:
         before = self.doubt.alarmed
         self.doubt.weigh(fallen=fallen, silent=len(silent), living=len(self.workers))
         if self.doubt.alarmed != before:
-            log.error(
+            tell = log.error if self.doubt.alarmed else log.info
+            tell(
                 "many_workers_silent",
                 alert=self.doubt.alarmed,
                 silent=len(silent),

@@ -56,7 +56,7 @@ _REGISTER = text("""
 """)
 _MOVE = text("""
     UPDATE registration
-    SET state = :state, state_since = :since, drained = drained OR :state = 'DRAINING'
+    SET state = :state, state_since = :since, drained = drained OR :drained
     WHERE id = :id AND epoch = :epoch
 """)
 _RENEW = text("""
@@ -74,6 +74,7 @@ class _Row:
     epoch: int
     state: State | None = None
     since: datetime | None = None
+    drained: bool = False
     told: dict[str, Any] | None = None
 
 
@@ -101,7 +102,9 @@ class Registry:
 
     def moved(self, worker: Worker, move: Move) -> None:
         """Notes the worker's state."""
-        self._rows[worker.id] = replace(self._row(worker), state=move.now, since=worker.since)
+        row = self._row(worker)
+        drained = row.drained or move.now is State.DRAINING
+        self._rows[worker.id] = replace(row, state=move.now, since=worker.since, drained=drained)
         self._events.append(_event(worker.id, worker.epoch, move.was, move.now, move.reason))
         self._stir()
 
@@ -180,7 +183,7 @@ class Registry:
     async def _update(self, tx: Tx, rows: dict[str, _Row]) -> None:
         keys = {id: {"id": id, "epoch": row.epoch} for id, row in rows.items()}
         moved = [
-            {**keys[id], "state": row.state, "since": row.since}
+            {**keys[id], "state": row.state, "since": row.since, "drained": row.drained}
             for id, row in rows.items()
             if row.state is not None
         ]

@@ -73,6 +73,7 @@ class Scheduler:
         writer = Registry(self.db, self._clock, FLEET, term)
         hub = Hub(self._clock, writer, self._keys, self._bounds)
         async with self.db.begin() as tx:
+            await registry.forget(tx, self._clock.now())
             for registration in await tx.scalars(registry.living()):
                 hub.adopt(registration)
         log.info("active", term=term, workers=len(hub.fleet.workers))
@@ -99,9 +100,9 @@ class Scheduler:
 
     async def _tidy(self) -> None:
         while True:
+            await asyncio.sleep(TIDY_SECONDS)
             try:
                 async with self.db.begin() as tx:
                     await registry.forget(tx, self._clock.now())
             except Exception as error:  # it comes again in an hour
                 log.warning("not_tidied", error=type(error).__name__)
-            await asyncio.sleep(TIDY_SECONDS)
