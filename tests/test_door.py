@@ -60,19 +60,19 @@ def ask(stack: RunningStack, path: str) -> Any:
 
 def everything_of(var: Path) -> list[int]:
     """Pids of all processes that belong to the stack in `var`."""
-    mark = f"VLINDERS_STACK={var}".encode()
+    mark = f"VLINDERS_STACK={var}"
     return [
-        process.pid
-        for process in psutil.process_iter()
-        if str(var) in " ".join(process.cmdline()) or mark in environment_of(process.pid)
+        pid
+        for pid in psutil.pids()
+        if str(var) in told(pid, "cmdline") or mark in told(pid, "environ").split("\0")
     ]
 
 
-def environment_of(pid: int) -> list[bytes]:
+def told(pid: int, what: str) -> str:
     try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
+        return Path(f"/proc/{pid}/{what}").read_text(errors="replace")
+    except OSError:  # gone, or somebody else's
+        return ""
 
 
 def wait_until_gone(pids: list[int]) -> None:
@@ -121,7 +121,7 @@ def test_no_secret_is_in_a_log_or_on_a_command_line(door: RunningStack) -> None:
     kept = json.loads((door.var / "secrets.json").read_text())
     secrets = [*kept.pop("databases").values(), *kept.values()]
     logs = "".join(file.read_text() for file in (door.var / "logs").iterdir())
-    commands = "".join(" ".join(process.cmdline()) for process in psutil.process_iter())
+    commands = "".join(told(pid, "cmdline") for pid in psutil.pids())
 
     assert not [secret for secret in secrets if secret in logs]
     assert not [secret for secret in secrets if secret in commands]
@@ -156,7 +156,7 @@ def works(stack: RunningStack) -> bool:
 def test_a_second_up_finds_all_data(var: Path) -> None:
     first = bring_up(var, port=free_port())
     assert call(first).status_code == 200
-    before = ask(first, "/v1/wallet/transfers")["transfers"]
+    before = ask(first, "/v1/wallet/transfers")["data"]
     pids = everything_of(var)
 
     assert "ended" in take_down(var)
@@ -164,7 +164,7 @@ def test_a_second_up_finds_all_data(var: Path) -> None:
     second = bring_up(var, port=free_port())
 
     assert second.api_key == first.api_key
-    after = ask(second, "/v1/wallet/transfers")["transfers"]
+    after = ask(second, "/v1/wallet/transfers")["data"]
     assert after[-len(before) :] == before
     assert call(second).status_code == 200
 

@@ -29,7 +29,10 @@ def main(arguments: Sequence[str]) -> int:
                 return _up(options)
             case ["down"]:
                 return _down(options.var)
-    except (BadOption, folder.InUse, NotServing, OSError, RuntimeError) as error:
+    except NotServing as error:
+        sys.stderr.write(f"\n{error}\n\nNothing runs any more. Mend this and start again.\n")
+        return 1
+    except (BadOption, OSError, RuntimeError) as error:
         sys.stderr.write(f"\n{error}\n")
         return 1
     sys.stderr.write("python -m vlinders_embedded up|down; the variables are in README.md\n")

@@ -26,10 +26,14 @@ _POLL = 0.1
 _SCHEDULER = "vlinders.gpu_scheduler"
 
 
-async def await_usable(stack: Stack, *, seconds: float) -> None:
-    """Returns when the printed call would succeed. Raises NotServing, with what is missing."""
+async def await_usable(stack: Stack, *, since_ns: int, seconds: float) -> None:
+    """Returns when the printed call would succeed. Raises NotServing, with what is missing.
+
+    Workers count that have joined after `since_ns` of the clock: of those that were killed with an
+    earlier stack the scheduler does not know it yet.
+    """
     deadline = time.monotonic() + seconds
-    while missing := await _missing(stack):
+    while missing := await _missing(stack, since_ns):
         if time.monotonic() > deadline:
             raise NotServing(f"everything runs, but after {seconds:g} s {missing}")
         await asyncio.sleep(_POLL)
@@ -43,7 +47,7 @@ def model_to_call(stack: Stack) -> str:
     return next(name for name, facts in models.items() if not facts.get("embeddings"))
 
 
-async def _missing(stack: Stack) -> str:
+async def _missing(stack: Stack, since_ns: int) -> str:
     """What the first call lacks, in words; empty when it lacks nothing."""
     if not await asyncio.to_thread(_has_money, stack):
         return "the operator's wallet is empty: see the logs of auth and billing"
@@ -51,7 +55,11 @@ async def _missing(stack: Stack) -> str:
         workers = (await _workers(stack)).workers
     except grpc.aio.AioRpcError as error:
         return f"the gpu-scheduler does not list its workers: {error.details()}"
-    online = [worker for worker in workers if worker.state == Worker.STATE_ONLINE]
+    online = [
+        worker
+        for worker in workers
+        if worker.state == Worker.STATE_ONLINE and worker.state_since.ToNanoseconds() >= since_ns
+    ]
     if len(online) < stack.options.count("worker"):
         return "a worker has not joined: see its log"
     for slot in (slot for worker in online for slot in worker.inventory.slots):

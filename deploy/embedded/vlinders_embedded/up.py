@@ -79,6 +79,7 @@ async def _supervised(
 
 async def _start(stack: Stack, supervisor: Supervisor) -> None:
     """The servers; then the services on their migrated databases, and beside them what has none."""
+    begun_ns = time.time_ns()
     await supervisor.start(stack.servers())
     passwords = stack.secrets.databases
     await asyncio.to_thread(databases.ensure, stack.postgres.url("postgres"), passwords)
@@ -91,7 +92,7 @@ async def _start(stack: Stack, supervisor: Supervisor) -> None:
         await supervisor.start(services)
 
     await first_failure(start_services(), supervisor.start(others))
-    await first_call.await_usable(stack, seconds=USABLE)
+    await first_call.await_usable(stack, since_ns=begun_ns, seconds=USABLE)
 
 
 async def _migrate(stack: Stack) -> None:
