@@ -21,8 +21,10 @@ from vlinders.billing.v1.credit_pb2_grpc import (
     CreditServiceServicer,
     add_CreditServiceServicer_to_server,
 )
-from vlinders.billing.v1.prices_pb2_grpc import add_PriceServiceServicer_to_server
-from vlinders.billing.v1.prices_pb2_grpc import PriceServiceServicer
+from vlinders.billing.v1.prices_pb2_grpc import (
+    PriceServiceServicer,
+    add_PriceServiceServicer_to_server,
+)
 from vlinders.gpu_scheduler.v1 import picks_pb2 as picks
 from vlinders.gpu_scheduler.v1.picks_pb2_grpc import (
     PickServiceServicer,
@@ -37,7 +39,7 @@ from vlinders.inference.v1.models_pb2_grpc import add_ModelServiceServicer_to_se
 from vlinders_inference.admission import CreditBook
 from vlinders_inference.billing import Billing
 from vlinders_inference.catalogue import Catalogue, Model, Offer, ProviderKey
-from vlinders_inference.engines import Timeouts, session
+from vlinders_inference.engines import Timeouts
 from vlinders_inference.errors import InsufficientCredit, NoCapacity
 from vlinders_inference.generations import Generations
 from vlinders_inference.metering import UsageLog
@@ -388,7 +390,7 @@ async def stage(database_url: str) -> AsyncIterator[Stage]:
         timeouts = Timeouts(connect=2, first_byte=1, idle=1)
         credit_book = CreditBook(Billing(channel, "holder"), SystemClock())
         usage, watch, picker = UsageLog(database_url), Watch(), Picks(channel)
-        router = Router(picker, session(timeouts), Providers(models, timeouts))
+        router = Router(picker, Providers(models, timeouts), timeouts)
         generations = Generations(
             catalogue, credit_book, router, usage, watch, timeouts, SystemClock()
         )

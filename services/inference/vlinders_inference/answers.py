@@ -61,6 +61,11 @@ class _Vectors(msgspec.Struct):
     usage: Raw = _NULL
 
 
+class _Used(msgspec.Struct):
+    usage: Raw = _NULL
+
+
+_read_used = msgspec.json.Decoder(_Used).decode
 _read_body = msgspec.json.Decoder(_Body).decode
 _read_vectors = msgspec.json.Decoder(_Vectors).decode
 _read_usage = msgspec.json.Decoder(dict[str, Any]).decode
@@ -123,7 +128,7 @@ class EventStream:
         out = self.feed(b"\n\n") if self._rest and not self.done else b""
         if not self.done and self.broken is None:
             self.done = self.finished
-            self.broken = None if self.finished else "the stream ended early"
+            self.broken = None if self.finished else "the answer ended early"
         return out
 
     def tokens(self) -> Tokens:
@@ -132,11 +137,10 @@ class EventStream:
         return counted(self._usage, self._ask, produced=self.produced, began=began)
 
     def last(self, tokens: Tokens) -> bytes:
-        """The end of a whole stream: a reason if the engine gave none, usage if asked for, DONE."""
-        out = b"" if self.finished else self._finish("stop")
-        if self._ask.include_usage:
-            out += self._head + b'],"usage":%s}\n\n' % _encode(_usage(tokens))
-        return out + DONE
+        """The end of a whole stream: usage if asked for, and DONE."""
+        if not self._ask.include_usage:
+            return DONE
+        return self._head + b'],"usage":%s}\n\n' % _encode(_usage(tokens)) + DONE
 
     def _take(self, event: bytes, out: list[bytes]) -> None:
         self._events += 1
@@ -150,15 +154,17 @@ class EventStream:
             return  # a comment, or a field that carries nothing
         if payload.strip() == b"[DONE]":
             self.done = True
+            if not self.finished:
+                raise BrokenAnswer("the answer ended without a reason")
             return
         try:
             chunk = _read_body(payload)
         except _WRONG:
             raise BrokenAnswer("an event is no chunk") from None
-        if chunk.error != _NULL:
-            raise BrokenAnswer("the engine reported an error")
         if chunk.usage != _NULL:
             self._usage = chunk.usage
+        if chunk.error != _NULL:
+            raise BrokenAnswer("the engine reported an error")
         for choice in chunk.choices:
             if choice.index == 0 and not self.finished:
                 self._choice(choice, out)
@@ -222,6 +228,15 @@ def completion(body: bytes, ask: Ask, id: str, created: int) -> Whole:
     return Whole(_encode(answer), tokens)
 
 
+def used(body: bytes, ask: Ask) -> Tokens:
+    """What an engine that was told to stop says that it had used, in an answer like any other."""
+    try:
+        usage = _read_used(body).usage
+    except _WRONG:
+        usage = _NULL
+    return counted(usage, ask, produced=0, began=False)
+
+
 def embeddings(body: bytes, ask: Ask, id: str, created: int) -> Whole:
     """Embeddings that came whole. Raises BrokenAnswer."""
     try:
@@ -256,7 +271,7 @@ def counted(raw: Raw, ask: Ask, *, produced: int, began: bool, exactly: bool = T
             return NONE
         return Tokens(ask.prompt_guess, 0, min(produced, ask.max_tokens), estimated=True)
     prompt, output = _count(said, "prompt_tokens"), _count(said, "completion_tokens")
-    estimated = False
+    estimated = said.get("estimated") is True  # an own worker's word for an engine's silence
     if prompt is None or prompt > ask.prompt_most or (prompt == 0 and began):
         prompt, estimated = ask.prompt_guess, True
     if output is None or (output == 0 and produced > 0 and exactly):

@@ -6,14 +6,13 @@ to the host of its provider's base URL and nowhere else: redirects are failures.
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
-import aiohttp
 import msgspec
-from yarl import URL
 
 from vlinders_inference.breakers import Breaker
+from vlinders_inference.connections import Disconnected, Response, Target
 from vlinders_inference.waits import TookTooLong, Wait
 
 PATHS = {"CreateChatCompletion": "chat/completions", "CreateEmbeddings": "embeddings"}
@@ -21,9 +20,6 @@ PATHS = {"CreateChatCompletion": "chat/completions", "CreateEmbeddings": "embedd
 
 REFUSALS = (400, 413, 422)
 """Statuses that are of the client's making: another engine would say the same."""
-
-KEEPALIVE_SECONDS = 30.0
-"""How long a connection that is not used is kept."""
 
 _RESTS = {401: 60.0, 403: 60.0, 429: 5.0}
 """Seconds for which a way is left alone at once: its key is not good, or used too much."""
@@ -83,9 +79,9 @@ class Attempt:
     """One engine, asked once."""
 
     served_by: str
-    session: aiohttp.ClientSession
-    url: URL
-    headers: Mapping[str, str]
+    target: Target
+    head: bytes = field(repr=False)
+    """The head of the request, which holds the key or the ticket."""
     name: str
     """What the engine calls the model."""
     limit_field: str | None = None
@@ -94,84 +90,64 @@ class Attempt:
     """It failed in a way in which the same provider would fail again."""
     worker_id: str = ""
     """With own workers, which of them."""
-    cancel_url: str = ""
-    """Where the engine is told to stop and goes on to say what it produced; empty: by closing."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """With own workers, what shows the right to this request, for the cancel too."""
+    cancel_path: str = ""
+    """Where the engine is told to stop, and goes on to say what it has produced.
+
+    Empty: it is stopped by the end of the connection.
+    """
 
 
-def session(timeouts: Timeouts) -> aiohttp.ClientSession:
-    """A session for one target. Other deadlines than that of connecting are a Wait's."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect),
-        auto_decompress=False,
-        trust_env=False,
-        skip_auto_headers=("Accept", "User-Agent"),
-    )
-
-
-async def post(
-    attempt: Attempt, body: bytes, wait: Wait, timeouts: Timeouts
-) -> aiohttp.ClientResponse:
+async def post(attempt: Attempt, body: bytes, wait: Wait, timeouts: Timeouts) -> Response:
     """The answer of status 200 that `attempt` has begun.
 
     Raises AttemptFailed, Refused, and ClientLeft as `wait` does.
     """
     try:
         with wait.at_most(timeouts.first_byte):
-            response = await _sent(attempt, body)
-        coding = response.headers.get("Content-Encoding", "identity")
-        if response.status == 200 and coding == "identity":
-            return response
-        try:
-            with wait.at_most(timeouts.connect):
-                await _reject(response)
-        finally:
-            response.close()
+            response = await attempt.target.post(attempt.head, body)
+        if response.status != 200:
+            try:
+                with wait.at_most(timeouts.connect):
+                    await _reject(response)
+            finally:
+                response.close()
     except TookTooLong:
         raise AttemptFailed("no answer in time", everywhere=True) from None
-    except (aiohttp.ClientError, OSError, ValueError):
+    except Disconnected:
         raise AttemptFailed("connection failed", everywhere=True) from None
-    raise AttemptFailed("answer is compressed")
+    if response.headers.get(b"content-encoding", b"identity") != b"identity":
+        response.close()
+        raise AttemptFailed("the answer is compressed")
+    return response
 
 
-async def read(response: aiohttp.ClientResponse, wait: Wait, idle: float) -> bytes:
+async def read(response: Response, wait: Wait, idle: float) -> bytes:
     """The bytes that have come, at least one; empty at the end.
 
     Raises AttemptFailed when the connection breaks or stands still, and ClientLeft.
     """
     try:
         with wait.at_most(idle):
-            return await response.content.readany()
+            return await response.read()
     except TookTooLong:
-        raise AttemptFailed("answer stands still") from None
-    except (aiohttp.ClientError, OSError, RuntimeError):
+        raise AttemptFailed("the answer stands still") from None
+    except Disconnected:
         raise AttemptFailed("connection lost") from None
 
 
-async def _sent(attempt: Attempt, body: bytes) -> aiohttp.ClientResponse:
-    for again in (True, False):
-        try:
-            return await attempt.session.post(
-                attempt.url, data=body, headers=attempt.headers, allow_redirects=False
-            )
-        except aiohttp.ServerDisconnectedError:
-            # A connection that was kept may be closed by the engine as it is used: once more.
-            if not again:
-                raise
-    raise AssertionError("sent, or raised")
-
-
-async def _reject(response: aiohttp.ClientResponse) -> None:
-    """Says why a response is no answer; returns for one of status 200."""
+async def _reject(response: Response) -> None:
+    """Says why a response is no answer."""
     status = response.status
-    if status == 200:
-        return
     if status in REFUSALS:
-        raise Refused(status, _code(await response.content.read(_LARGEST_REFUSAL)))
+        body = b""
+        while not response.ended and len(body) < _LARGEST_REFUSAL:
+            body += await response.read()
+        raise Refused(status, _code(body + await response.read() if response.ended else body))
     rest = _RESTS.get(status)
     if status in (429, 503):
-        rest = _retry_after(response.headers.get("Retry-After")) or rest
+        rest = _retry_after(response.headers.get(b"retry-after", b"").decode("latin-1")) or rest
     raise AttemptFailed(f"status {status}", everywhere=status >= 500, rest=rest)
 
 
@@ -195,9 +171,7 @@ def _code(body: bytes) -> str:
     return "unspecified"
 
 
-def _retry_after(header: str | None) -> float | None:
-    if header is None:
-        return None
+def _retry_after(header: str) -> float | None:
     if header.isascii() and header.isdigit():
         return float(header[:6])
     try:

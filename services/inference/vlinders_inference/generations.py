@@ -5,8 +5,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-import aiohttp
-
 from vlinders.api.v1.caller_pb2 import Caller
 from vlinders.inference.v1.events_pb2 import UsageRecorded
 from vlinders_inference.admission import CreditBook
@@ -17,8 +15,10 @@ from vlinders_inference.answers import (
     Reader,
     completion,
     embeddings,
+    used,
 )
 from vlinders_inference.catalogue import Catalogue, Model
+from vlinders_inference.connections import Response
 from vlinders_inference.engines import Attempt, AttemptFailed, Timeouts, post, read
 from vlinders_inference.errors import (
     CreditUnavailable,
@@ -57,7 +57,7 @@ class _Streaming:
     """A stream that has begun: where it comes from, and what of it goes to the client next."""
 
     attempt: Attempt
-    response: aiohttp.ClientResponse
+    response: Response
     events: EventStream
     out: bytes
 
@@ -130,7 +130,7 @@ class Generations:
         """The answer of the first engine that gives one, for the client, whole."""
         ask = job.ask
 
-        async def start(attempt: Attempt) -> aiohttp.ClientResponse:
+        async def start(attempt: Attempt) -> Response:
             return await self._post(job, attempt, wait)
 
         try:
@@ -139,6 +139,9 @@ class Generations:
                 body = await self._all(response, wait)
             finally:
                 response.close()
+            if wait.left:
+                job.tokens = used(body, ask)
+                raise ClientLeft
             whole = read_answer(body, ask, _answer_id(job), int(job.started_at.timestamp()))
         except ClientLeft:
             # What an engine that is closed has done by then, nobody says: the prompt, at least.
@@ -149,7 +152,7 @@ class Generations:
             raise UpstreamFailed(model=ask.model.id, cause=str(broken)) from None
         job.token_came()
         job.tokens = whole.tokens
-        job.outcome = _outcome(wait)
+        job.outcome = UsageRecorded.OUTCOME_COMPLETED
         return whole.body
 
     async def _stream(self, job: Job, wait: Wait) -> bytes:
@@ -169,10 +172,12 @@ class Generations:
             job.tokens = events.tokens()
             if not events.done:
                 response.close()
-        if events.broken is not None and not wait.left:
-            raise UpstreamFailed(model=job.ask.model.id, cause=events.broken)
         self._router.let_go(response)
-        job.outcome = _outcome(wait)
+        if wait.left:
+            raise ClientLeft
+        if events.broken is not None:
+            raise UpstreamFailed(model=job.ask.model.id, cause=events.broken)
+        job.outcome = UsageRecorded.OUTCOME_COMPLETED
         return events.last(job.tokens)
 
     async def _begin(self, job: Job, attempt: Attempt, wait: Wait) -> _Streaming:
@@ -194,7 +199,7 @@ class Generations:
     async def _relay(self, job: Job, wait: Wait, begun: _Streaming) -> None:
         """Passes events on until the stream is done or broken."""
         events, client, out = begun.events, wait.client, begun.out
-        stoppable = bool(begun.attempt.cancel_url)
+        stoppable = bool(begun.attempt.cancel_path)
         while True:
             if events.produced:
                 job.token_came()
@@ -210,29 +215,25 @@ class Generations:
             data = await read(begun.response, wait, self._timeouts.idle)
             out = events.feed(data) if data else events.end()
 
-    async def _post(self, job: Job, attempt: Attempt, wait: Wait) -> aiohttp.ClientResponse:
+    async def _post(self, job: Job, attempt: Attempt, wait: Wait) -> Response:
         """Asks the engine. From then on the client's leaving has the engine stop."""
         if wait.client.cancelled:
             raise ClientLeft
-        wait.on_leave = partial(self._router.stop, attempt) if attempt.cancel_url else None
+        wait.on_leave = partial(self._router.stop, attempt) if attempt.cancel_path else None
         job.asked = True
         body = body_for(job.ask, attempt.name, attempt.limit_field)
         return await post(attempt, body, wait, self._timeouts)
 
-    async def _all(self, response: aiohttp.ClientResponse, wait: Wait) -> bytes:
+    async def _all(self, response: Response, wait: Wait) -> bytes:
         """The whole body. Raises AttemptFailed, BrokenAnswer for one too large, and ClientLeft."""
-        body = await read(response, wait, self._timeouts.first_byte)
-        while not response.content.at_eof():
-            piece = await read(response, wait, self._timeouts.idle)
-            body += piece
-            if len(body) > LARGEST_ANSWER:
+        pieces = []
+        size = 0
+        while piece := await read(response, wait, self._timeouts.first_byte):
+            pieces.append(piece)
+            size += len(piece)
+            if size > LARGEST_ANSWER:
                 raise BrokenAnswer("the answer is too large")
-        return body
-
-
-def _outcome(wait: Wait) -> "UsageRecorded.Outcome":
-    """Of an answer that was read to its end: the engine may have been told to stop before."""
-    return UsageRecorded.OUTCOME_CANCELLED if wait.left else UsageRecorded.OUTCOME_COMPLETED
+        return b"".join(pieces)
 
 
 def _answer_id(job: Job) -> str:

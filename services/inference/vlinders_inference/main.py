@@ -11,7 +11,6 @@ from vlinders_inference.admission import CreditBook
 from vlinders_inference.billing import Billing
 from vlinders_inference.catalogue import Catalogue
 from vlinders_inference.configuration import CatalogueInvalid, Configured
-from vlinders_inference.engines import session
 from vlinders_inference.generations import Generations
 from vlinders_inference.metering import UsageLog
 from vlinders_inference.picks import Picks
@@ -112,7 +111,7 @@ def _router(
     picks = Picks(to_scheduler)
     process.background("picks", picks.run)
     timeouts = settings.timeouts
-    router = Router(picks, session(timeouts), Providers(models.models.values(), timeouts))
+    router = Router(picks, Providers(models.models.values(), timeouts), timeouts)
     process.closers.append(router.close)
     return router
 

@@ -20,7 +20,10 @@ from vlinders_kit.db import connect
 from vlinders_kit.events import envelope
 
 WINDOW_SECONDS = 0.004
-"""Least time between the beginnings of two writes: a record that comes alone goes at once."""
+"""Least time between the beginnings of two writes, where records come in numbers."""
+
+FEW = 4
+"""Records of one write after which the next does not wait: nobody would come to join it."""
 
 PATIENCE_SECONDS = 5.0
 """How long the end of an answer waits for its record."""
@@ -85,9 +88,10 @@ class UsageLog:
             await self._wake.wait()
             self._wake.clear()
             began = time.monotonic()
+            many = len(self._pending) > FEW
             await self._write_all()
             rest = began + WINDOW_SECONDS - time.monotonic()
-            if rest > 0:
+            if many and rest > 0:
                 await asyncio.sleep(rest)
 
     async def close(self) -> None:

@@ -5,14 +5,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TypeVar
-
-import aiohttp
-from multidict import CIMultiDict, istr
-from yarl import URL
+from urllib.parse import urlsplit
 
 from vlinders_inference.breakers import Breaker
 from vlinders_inference.catalogue import Model, Offer, ProviderKey
-from vlinders_inference.engines import PATHS, Attempt, Timeouts, session
+from vlinders_inference.connections import Target, head_of
+from vlinders_inference.engines import PATHS, Attempt, Timeouts
 
 T = TypeVar("T")
 
@@ -22,17 +20,16 @@ class _Way:
     """A key of a provider, for one model."""
 
     offer: Offer
-    session: aiohttp.ClientSession
-    headers: CIMultiDict[str] = field(repr=False)
-    urls: dict[str, URL]
+    target: Target
+    heads: dict[str, bytes] = field(repr=False)
+    """Operation → head of its requests."""
     breaker: Breaker = field(default_factory=Breaker)
 
     def attempt(self, operation: str) -> Attempt:
         return Attempt(
             served_by=self.offer.provider,
-            session=self.session,
-            url=self.urls[operation],
-            headers=self.headers,
+            target=self.target,
+            head=self.heads[operation],
             name=self.offer.upstream,
             limit_field=self.offer.limit_field,
             breaker=self.breaker,
@@ -40,17 +37,18 @@ class _Way:
 
 
 class Providers:
-    """All ways to all providers; a session for each provider, a breaker for each way."""
+    """All ways to all providers: a target for each provider, a breaker for each way."""
 
     def __init__(self, models: Iterable[Model], timeouts: Timeouts) -> None:
-        self._sessions: dict[str, aiohttp.ClientSession] = {}
+        self._targets: dict[str, Target] = {}
         self._ranks: dict[str, list[list[list[_Way]]]] = {}
         """Model → by priority → offers of that priority → their ways."""
         self._turns: dict[str, int] = {}
         for model in models:
             for offer in model.offers:
-                if offer.provider not in self._sessions:
-                    self._sessions[offer.provider] = session(timeouts)
+                if offer.provider not in self._targets:
+                    target = Target(offer.base_url, connect_seconds=timeouts.connect)
+                    self._targets[offer.provider] = target
             ranks = groupby(model.offers, key=lambda offer: offer.priority)
             self._ranks[model.id] = [
                 [[self._way(offer, key) for key in offer.keys] for offer in rank]
@@ -76,17 +74,20 @@ class Providers:
                         if attempt.spoilt:
                             break
 
-    async def close(self) -> None:
-        for each in self._sessions.values():
-            await each.close()
+    def close(self) -> None:
+        for target in self._targets.values():
+            target.close()
 
     def _way(self, offer: Offer, key: ProviderKey) -> _Way:
-        headers = CIMultiDict({istr("Content-Type"): "application/json"})
-        headers[istr("Accept-Encoding")] = "identity"
+        headers = {"Accept-Encoding": "identity"}
         if key.secret is not None:
-            headers[istr("Authorization")] = f"Bearer {key.secret}"
-        urls = {operation: URL(f"{offer.base_url}/{path}") for operation, path in PATHS.items()}
-        return _Way(offer, self._sessions[offer.provider], headers, urls)
+            headers["Authorization"] = f"Bearer {key.secret}"
+        target, base = self._targets[offer.provider], urlsplit(offer.base_url).path
+        heads = {
+            operation: head_of(f"{base}/{path}", target.host_header, headers)
+            for operation, path in PATHS.items()
+        }
+        return _Way(offer, target, heads)
 
 
 def _turned(items: Sequence[T], turn: int) -> Sequence[T]:

@@ -4,16 +4,12 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
-import aiohttp
-from multidict import istr
-from yarl import URL
-
-from vlinders.gpu_scheduler.v1.picks_pb2 import Target
+from vlinders.gpu_scheduler.v1.picks_pb2 import Target as Slot
 from vlinders_inference.breakers import RetryBudget
-from vlinders_inference.engines import PATHS, Attempt, AttemptFailed, Refused
+from vlinders_inference.connections import Disconnected, Response, Target, head_of
+from vlinders_inference.engines import PATHS, Attempt, AttemptFailed, Refused, Timeouts
 from vlinders_inference.errors import NoCapacity, UpstreamFailed, UpstreamRefused
 from vlinders_inference.jobs import Job
 from vlinders_inference.providers import Providers
@@ -33,11 +29,6 @@ END_SECONDS = 1.0
 
 T = TypeVar("T")
 
-_TICKET = istr("vlinders-ticket")
-_REQUEST_ID = istr("x-request-id")
-_CONTENT_TYPE = istr("Content-Type")
-_ACCEPT_ENCODING = istr("Accept-Encoding")
-
 log = logs.get(__name__)
 
 
@@ -53,7 +44,7 @@ class Picker(Protocol):
         input_tokens: int,
         output_tokens: int,
         excluded: Sequence[str] = (),
-    ) -> Target: ...
+    ) -> Slot: ...
 
     def finished(self, request_id: str) -> None: ...
 
@@ -68,14 +59,14 @@ class _Order:
 
 
 class Router:
-    """Finds engines for jobs, over one session to all workers and one to each provider."""
+    """Finds engines for jobs: own workers, as the scheduler picks them, then providers."""
 
-    def __init__(
-        self, picker: Picker, workers: aiohttp.ClientSession, providers: Providers
-    ) -> None:
+    def __init__(self, picker: Picker, providers: Providers, timeouts: Timeouts) -> None:
         self._picker = picker
-        self._workers = workers
         self._providers = providers
+        self._timeouts = timeouts
+        self._workers: dict[str, Target] = {}
+        """By address."""
         self._budget = RetryBudget()
         self._errands: set[asyncio.Task[None]] = set()
 
@@ -120,9 +111,9 @@ class Router:
         """Has the worker of `attempt` stop soon; its answer then ends with what it has produced."""
         self._run(self._cancel(attempt))
 
-    def let_go(self, response: aiohttp.ClientResponse) -> None:
+    def let_go(self, response: Response) -> None:
         """Has the connection of an answer that was read used again, once its very end has come."""
-        if not response.content.at_eof():
+        if not response.ended:
             self._run(_read_end(response))
 
     def _run(self, errand: Coroutine[Any, Any, None]) -> None:
@@ -134,8 +125,9 @@ class Router:
     async def close(self) -> None:
         if self._errands:
             await asyncio.wait(self._errands, timeout=CANCEL_SECONDS)
-        await self._workers.close()
-        await self._providers.close()
+        for target in self._workers.values():
+            target.close()
+        self._providers.close()
 
     async def _next(self, job: Job, order: _Order) -> Attempt | None:
         if order.workers_left:
@@ -143,7 +135,7 @@ class Router:
             ask = job.ask
             job.picked = True
             try:
-                target = await self._picker.pick(
+                slot = await self._picker.pick(
                     job.request_id,
                     ask.model.worker_model or "",
                     job.caller.tenant_id,
@@ -154,44 +146,55 @@ class Router:
             except NoCapacity:
                 order.workers_left = 0
             else:
-                order.excluded.append(target.worker_id)
-                return self._to_worker(job, target)
+                order.excluded.append(slot.worker_id)
+                return self._to_worker(job, slot)
         return next(order.offers, None)
 
-    def _to_worker(self, job: Job, target: Target) -> Attempt:
+    def _to_worker(self, job: Job, slot: Slot) -> Attempt:
+        target = self._workers.get(slot.address)
+        if target is None:
+            self._forget_unused()
+            target = Target(slot.address, connect_seconds=self._timeouts.connect)
+            self._workers[slot.address] = target
+        headers = {
+            "Accept-Encoding": "identity",
+            "vlinders-ticket": slot.ticket,
+            "x-request-id": job.request_id,
+        }
         return Attempt(
             served_by=WORKER,
-            session=self._workers,
-            url=_url(target.address, f"/v1/{PATHS[job.operation]}"),
-            headers={
-                _CONTENT_TYPE: "application/json",
-                _ACCEPT_ENCODING: "identity",
-                _TICKET: target.ticket,
-                _REQUEST_ID: job.request_id,
-            },
+            target=target,
+            head=head_of(f"/v1/{PATHS[job.operation]}", target.host_header, headers),
             name=job.ask.model.worker_model or "",
-            cancel_url=f"{target.address.rstrip('/')}/v1/requests/{job.request_id}/cancel",
-            worker_id=target.worker_id,
+            worker_id=slot.worker_id,
+            headers=headers,
+            cancel_path=f"/v1/requests/{job.request_id}/cancel",
         )
 
+    def _forget_unused(self) -> None:
+        """Workers come and go, and their addresses with them."""
+        for address, target in list(self._workers.items()):
+            if not target.connected:
+                del self._workers[address]
+
     async def _cancel(self, attempt: Attempt) -> None:
+        head = head_of(attempt.cancel_path, attempt.target.host_header, attempt.headers)
         try:
             async with asyncio.timeout(CANCEL_SECONDS):
-                answer = await attempt.session.post(
-                    attempt.cancel_url, headers=attempt.headers, allow_redirects=False
-                )
-                answer.release()
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                answer = await attempt.target.post(head, b"")
+                while not answer.ended:
+                    await answer.read()
+        except (Disconnected, TimeoutError) as error:
             log.warning("cancel_failed", worker_id=attempt.worker_id, error=type(error).__name__)
 
 
-async def _read_end(response: aiohttp.ClientResponse) -> None:
+async def _read_end(response: Response) -> None:
     try:
         async with asyncio.timeout(END_SECONDS):
-            await response.content.readany()
-    except (aiohttp.ClientError, OSError, RuntimeError, TimeoutError):
+            await response.read()
+    except (Disconnected, TimeoutError):
         pass
-    response.close()  # a connection whose answer has ended has gone back by itself
+    response.close()
 
 
 async def _tried(attempt: Attempt, start: Callable[[Attempt], Awaitable[T]]) -> T:
@@ -214,9 +217,3 @@ async def _tried(attempt: Attempt, start: Callable[[Attempt], Awaitable[T]]) -> 
         raise
     breaker.succeeded()
     return begun
-
-
-@lru_cache(maxsize=4096)
-def _url(address: str, path: str) -> URL:
-    """Parsing an address costs more than all else that is done to send a request there."""
-    return URL(address.rstrip("/") + path)
