@@ -2,7 +2,7 @@
 
 | reason                                             | HTTP | again?                         |
 | -------------------------------------------------- | ---- | ------------------------------ |
-| any INVALID_ARGUMENT                               | 400  | no                             |
+| any INVALID_ARGUMENT, UPSTREAM_REFUSED too         | 400  | no                             |
 | any UNAUTHENTICATED                                | 401  | with another credential        |
 | INSUFFICIENT_CREDIT                                | 402  | when there is money            |
 | any PERMISSION_DENIED                              | 403  | no                             |
@@ -14,7 +14,7 @@
 | CONTENT_ENCODED                                    | 415  | without the encoding           |
 | RATE_LIMITED, TOO_MANY_ATTEMPTS, RESOURCE_EXHAUSTED| 429  | after Retry-After              |
 | HEADERS_TOO_LARGE                                  | 431  | no                             |
-| UPSTREAM_FAILED, UPSTREAM_REFUSED                  | 502  | perhaps                        |
+| UPSTREAM_FAILED                                    | 502  | perhaps                        |
 | any UNAVAILABLE: NO_CAPACITY, CREDIT_UNAVAILABLE, …| 503  | after Retry-After              |
 | any DEADLINE_EXCEEDED                              | 504  | perhaps                        |
 | CALLER_NOT_TRUSTED (a service did not believe us)  | 500  | no                             |
@@ -54,15 +54,8 @@ BY_REASON: Mapping[str, int] = {
     "CONTENT_ENCODED": 415,
     "HEADERS_TOO_LARGE": 431,
     "UPSTREAM_FAILED": 502,
-    "UPSTREAM_REFUSED": 502,
 }
 """Where HTTP has a finer word than gRPC."""
-
-FIELDS: Mapping[str, str] = {
-    "EMAIL_TAKEN": "email",
-    "EXPIRY_IN_THE_PAST": "expires_at",
-}
-"""The field that is at fault, for reasons that are one field's."""
 
 _OURS = "Something went wrong on our side."
 _TOLD_AS_IT_IS = frozenset((502, 503, 504))
@@ -90,15 +83,12 @@ def refusal_of(error: AppError | grpc.aio.AioRpcError | Failure) -> Refusal:
     """What any failure is at the edge: raised here, raised by an RPC, or come over the pipe."""
     failure = error if isinstance(error, Failure) else failure_of(error)
     http = BY_REASON.get(failure.reason) or HTTP.get(failure.status, 500)
-    violations = failure.violations
-    if not violations and failure.reason in FIELDS:
-        violations = (Violation(FIELDS[failure.reason], failure.message),)
     ours = http >= 500 and (http not in _TOLD_AS_IT_IS or failure.reason == failure.status.name)
     return Refusal(
         http=http,
         reason=failure.reason,
         message=_words(http) if ours else failure.message or _words(http),
-        violations=violations,
+        violations=failure.violations,
         facts=failure.facts,
         retry_after=_seconds(failure, http),
         allow=failure.facts.get("allowed", "") if http == 405 else "",

@@ -156,8 +156,7 @@ class Endpoint:
         if operation.items is not None:
             page = _faultless(faults, partial(self._dialect.paging.read, query))
             request.page.CopyFrom(page or Page())
-        if not faults:
-            _faultless(faults, partial(validate, request))
+        _check(request, faults)
         if faults:
             raise InvalidRequest(broken=tuple(faults))
         return request, page
@@ -186,6 +185,16 @@ class Endpoint:
             return dialect.listed(items, dialect.paging.shown(page, answer.page), exchange.meta())
         found = self._answer(dialect.codec.dump(answer))
         return found if operation.name in dialect.bare else dialect.success(found, exchange.meta())
+
+
+def _check(request: Message, faults: list[Violation]) -> None:
+    """Adds what breaks a rule of the contract, but for fields that were not read at all."""
+    unread = {fault.field.partition("[")[0] for fault in faults}
+    try:
+        validate(request)
+    except InvalidRequest as error:
+        broken = error.broken
+        faults += [row for row in broken if row.field.partition("[")[0] not in unread]
 
 
 def _faultless(faults: list[Violation], step: Callable[[], Any]) -> Any:

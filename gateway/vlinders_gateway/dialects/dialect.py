@@ -49,6 +49,15 @@ class Dialect:
     filters: Callable[[str], str | None] = lambda word: None
     """The field that a query parameter filters by; None for a parameter that filters nothing."""
 
+    filter_word: Callable[[str], str] = str
+    """The query parameter that filters by a field."""
+
+    described_at: tuple[str, ...] = ("/openapi.json",)
+    """Where its OpenAPI document stands, below each mount."""
+
+    schemas: Mapping[str, str] = field(default_factory=dict)
+    """Message → its name in the OpenAPI document, where that is another."""
+
     bare: frozenset[str] = frozenset()
     """Operations whose answers have no envelope."""
 

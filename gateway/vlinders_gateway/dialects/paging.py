@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from vlinders.api.v1.options_pb2 import Page, PageInfo
 from vlinders_kit.errors import InvalidRequest, Violation
@@ -29,9 +29,8 @@ class Shown:
 class Paging(Protocol):
     """How the clients of a dialect ask for pages."""
 
-    @property
-    def words(self) -> frozenset[str]:
-        """The query parameters that it reads."""
+    def schemas(self) -> Mapping[str, Any]:
+        """The query parameters that it reads, each with its JSON schema."""
         ...
 
     def read(self, query: Mapping[str, str]) -> Page:
@@ -53,9 +52,14 @@ class Numbers:
     usual: int = 20
     most: int = 100
 
-    @property
-    def words(self) -> frozenset[str]:
-        return frozenset((self.number, self.size, self.sort))
+    def schemas(self) -> Mapping[str, Any]:
+        size = {"type": "integer", "minimum": 1, "maximum": self.most, "default": self.usual}
+        sort = {"type": "string", "description": "A field, or with - before it, descending."}
+        return {
+            self.number: {"type": "integer", "minimum": 1, "default": 1},
+            self.size: size,
+            self.sort: sort,
+        }
 
     def read(self, query: Mapping[str, str]) -> Page:
         number = _count(query.get(self.number), 1)

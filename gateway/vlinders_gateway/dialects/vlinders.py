@@ -79,10 +79,13 @@ VLINDERS = Dialect(
     codec=Codec(),
     paging=Numbers(),
     filters=_filter,
+    filter_word="filter[{}]".format,
     success=_success,
     listed=_listed,
     failure=_failure,
     event=_event,
+    described_at=("/openapi.json", "/v1/openapi.json"),
+    schemas={"Account": "User"},
     bare=frozenset(
         {"CreateChatCompletion", "CreateEmbeddings", "GetKeySet", "GetModel", "ListModels"}
     ),

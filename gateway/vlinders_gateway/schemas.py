@@ -1,0 +1,188 @@
+"""Messages as JSON schemas, in a dialect's spelling, with the rules and texts of the contracts."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from buf.validate import validate_pb2 as rules
+from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
+from google.protobuf.message_factory import GetMessageClass
+
+from vlinders_gateway.codec import Codec
+from vlinders_gateway.operations import contracts
+from vlinders_kit.errors import InvalidRequest
+from vlinders_kit.validation import validate
+
+Json = Any
+Schema = dict[str, Json]
+
+_SCALARS: Mapping[str, Schema] = {
+    "string": {"type": "string"},
+    "bool": {"type": "boolean"},
+    "int32": {"type": "integer", "format": "int32"},
+    "uint32": {"type": "integer", "minimum": 0},
+    "int64": {"type": "integer", "format": "int64"},
+    "uint64": {"type": "integer", "minimum": 0},
+    "float": {"type": "number"},
+    "double": {"type": "number"},
+}
+_WELL_KNOWN: Mapping[str, Schema] = {
+    "google.protobuf.Duration": {"type": "number", "description": "Seconds."},
+    "google.protobuf.Struct": {"type": "object"},
+    "google.protobuf.ListValue": {"type": "array", "items": {}},
+    "google.protobuf.Value": {},
+}
+_MESSAGE, _SERVICE, _NESTED, _FIELD, _METHOD = 4, 6, 3, 2, 2
+"""Numbers of fields in descriptor.proto, which make the paths of its comments."""
+
+
+class Schemas:
+    """The schemas of one document, gathered as they are referred to."""
+
+    def __init__(self, codec: Codec, names: Mapping[str, str]) -> None:
+        self._codec = codec
+        self._names = names
+        self.found: dict[str, Schema] = {}
+        self._of: dict[str, str] = {}
+
+    def refer(self, kind: Any, *, asked: bool) -> Schema:
+        """A reference to the schema of the message `kind`, which clients send or are told."""
+        name = self._of.get(kind.full_name)
+        if name is None:
+            name = self._of[kind.full_name] = self._name(kind)
+            self.found[name] = {}  # keeps the place, should the message hold itself
+            self.found[name] = self.object(kind, asked=asked)
+        return {"$ref": f"#/components/schemas/{name}"}
+
+    def object(self, kind: Any, *, asked: bool, without: frozenset[str] = frozenset()) -> Schema:
+        """The schema of `kind` itself; `without` names fields that travel elsewhere."""
+        fields = [
+            field
+            for field in kind.fields
+            if field.name not in without and (asked or self._codec.shown(field))
+        ]
+        spelt = {self._codec.spelling(field): self.field(field, asked=asked) for field in fields}
+        schema: Schema = {"type": "object", "properties": spelt}
+        needed = _needed(kind) if asked else {field.name for field in fields}
+        required = [self._codec.spelling(field) for field in fields if field.name in needed]
+        if required:
+            schema["required"] = required
+        return _described(schema, kind.full_name)
+
+    def field(self, field: Any, *, asked: bool) -> Schema:
+        rule = field.GetOptions().Extensions[rules.field]
+        if field.is_repeated:
+            items = self._one(field, asked=asked) | _limits(rule.repeated.items)
+            schema = {"type": "array", "items": items, **_array_limits(rule.repeated)}
+        else:
+            schema = self._one(field, asked=asked) | _limits(rule)
+        if "$ref" in schema:
+            return schema  # nothing may stand beside a reference
+        if field.has_presence and "type" in schema:
+            schema["nullable"] = True
+        return _described(schema, field.full_name)
+
+    def _one(self, field: Any, *, asked: bool) -> Schema:
+        if field.enum_type is not None:
+            values = [
+                self._codec.enums(field.enum_type, row.name)
+                for row in field.enum_type.values
+                if row.number or not asked
+            ]
+            return {"type": "string", "enum": values}
+        if field.message_type is None:
+            return dict(_SCALARS[_type_name(field)])
+        if field.message_type.full_name == "google.protobuf.Timestamp":
+            return dict(self._codec.times.schema)
+        if field.message_type.full_name in _WELL_KNOWN:
+            return dict(_WELL_KNOWN[field.message_type.full_name])
+        return self.refer(field.message_type, asked=asked)
+
+    def _name(self, kind: Any) -> str:
+        local = kind.full_name.removeprefix(kind.file.package + ".").replace(".", "")
+        return self._names.get(local, local)
+
+
+@functools.cache
+def comments() -> Mapping[str, str]:
+    """Full name of whatever the contracts declare → what they say of it."""
+    return dict(pair for file in contracts().file for pair in _comments_of(file))
+
+
+def _comments_of(file: FileDescriptorProto) -> Iterator[tuple[str, str]]:
+    said = {tuple(place.path): place.leading_comments for place in file.source_code_info.location}
+    for path, name in _names_of(file):
+        text = "\n".join(line.strip() for line in said.get(path, "").strip().splitlines())
+        if text:
+            yield name, text
+
+
+def _names_of(file: FileDescriptorProto) -> Iterator[tuple[tuple[int, ...], str]]:
+    for index, message in enumerate(file.message_type):
+        yield from _names_in((_MESSAGE, index), file.package, message)
+    for index, service in enumerate(file.service):
+        name = f"{file.package}.{service.name}"
+        yield (_SERVICE, index), name
+        for place, method in enumerate(service.method):
+            yield (_SERVICE, index, _METHOD, place), f"{name}.{method.name}"
+
+
+def _names_in(
+    path: tuple[int, ...], above: str, message: DescriptorProto
+) -> Iterator[tuple[tuple[int, ...], str]]:
+    name = f"{above}.{message.name}"
+    yield path, name
+    for index, field in enumerate(message.field):
+        yield (*path, _FIELD, index), f"{name}.{field.name}"
+    for index, nested in enumerate(message.nested_type):
+        yield from _names_in((*path, _NESTED, index), name, nested)
+
+
+def _needed(kind: Any) -> set[str]:
+    """Fields without which a message of this kind is refused: those that an empty one lacks."""
+    try:
+        validate(GetMessageClass(kind)())
+    except InvalidRequest as error:
+        return {row.field.partition(".")[0] for row in error.broken}
+    return set()
+
+
+def _limits(rule: Any) -> Schema:
+    text, found = rule.string, {}
+    if rule.HasField("string"):
+        for name, word in (("min_len", "minLength"), ("max_len", "maxLength")):
+            if text.HasField(name):
+                found[word] = getattr(text, name)
+        if text.HasField("pattern"):
+            found["pattern"] = text.pattern
+        if text.HasField("email"):
+            found["format"] = "email"
+        if getattr(text, "in"):
+            found["enum"] = list(getattr(text, "in"))
+    for kind in ("int32", "int64"):
+        number = getattr(rule, kind)
+        if rule.HasField(kind):
+            for name, word in (("gte", "minimum"), ("lte", "maximum")):
+                if number.HasField(name):
+                    found[word] = getattr(number, name)
+    return found
+
+
+def _array_limits(rule: Any) -> Schema:
+    found: Schema = {}
+    for name, word in (("min_items", "minItems"), ("max_items", "maxItems")):
+        if rule.HasField(name):
+            found[word] = getattr(rule, name)
+    if rule.unique:
+        found["uniqueItems"] = True
+    return found
+
+
+def _type_name(field: Any) -> str:
+    names = {getattr(field, f"TYPE_{name.upper()}"): name for name in _SCALARS}
+    return names[field.type]
+
+
+def _described(schema: Schema, full_name: str) -> Schema:
+    text = comments().get(full_name)
+    return schema | {"description": text} if text else schema
