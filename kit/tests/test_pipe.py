@@ -269,6 +269,24 @@ async def test_a_draining_replica_ends_what_it_has_and_takes_no_more() -> None:
         await drained
 
 
+async def test_what_outlives_a_drain_is_told_so_and_settles() -> None:
+    settled = []
+
+    async def endless(exchange: Exchange) -> None:
+        exchange.head("text/event-stream")
+        await exchange.until_cancelled()
+        settled.append(exchange)
+
+    async with serving(endless) as replica, connected(replica) as pool:
+        _, exchange = pool.open(PipeOpen(body=b"x"))
+        await exchange.head()
+        await replica.pipe.drain(within=0.05)
+        assert len(settled) == 1
+        with pytest.raises(PipeFailed) as failed:
+            await exchange.data()
+    assert failed.value.failure.reason == "REPLICA_STOPS"
+
+
 async def test_a_client_connects_again_by_itself() -> None:
     first = Replica(echo)
     await first.server.start()

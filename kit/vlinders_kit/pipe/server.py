@@ -1,6 +1,7 @@
 """The serving end of a pipe."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 
@@ -16,7 +17,13 @@ from vlinders.api.v1.pipe_pb2 import (
     PipeOpen,
 )
 from vlinders_kit import logs
-from vlinders_kit.errors import AppError, DeadlineExceeded, ResourceExhausted, status_of
+from vlinders_kit.errors import (
+    AppError,
+    DeadlineExceeded,
+    ResourceExhausted,
+    Unavailable,
+    status_of,
+)
 from vlinders_kit.pipe.queue import FrameQueue
 from vlinders_kit.rpc import known
 
@@ -33,11 +40,23 @@ class RequestTookTooLong(DeadlineExceeded):
     """The request did not end within its deadline."""
 
 
+class ReplicaStops(Unavailable):
+    """The replica that served the request had to stop before it was done."""
+
+
+DRAIN_SECONDS = 25.0
+"""How long exchanges may run on in a process that is to end."""
+
+SETTLE_SECONDS = 4.0
+"""How long those that are cancelled then may take to settle."""
+
+
 class Exchange:
     """One request that is being served, and the way its answer goes.
 
-    When the client leaves, its gateway is lost or the deadline passes, `cancelled` turns true and
-    what is sent from then on is dropped: the handler goes on, to stop the work and to settle it.
+    When the client leaves, its gateway is lost, the deadline passes or the process has to end,
+    `cancelled` turns true and what is sent from then on is dropped: the handler goes on, to stop
+    the work and to settle it.
     """
 
     def __init__(self, opened: PipeOpen, number: int, out: FrameQueue) -> None:
@@ -48,7 +67,7 @@ class Exchange:
         self._window = opened.window
         self._wake: asyncio.Future[None] | None = None
         self._cancelled: asyncio.Future[None] | None = None
-        self._expired = False
+        self._cut: AppError | None = None
 
     @property
     def caller(self) -> Caller:
@@ -84,15 +103,15 @@ class Exchange:
         self._window += size
         _set(self._wake)
 
-    def cancel(self, *, expired: bool = False) -> None:
+    def cancel(self, cut: AppError | None = None) -> None:
+        """Nobody waits any more; with `cut`, a client that is still there is told why."""
         self.cancelled = True
-        self._expired = self._expired or expired
+        self._cut = self._cut or cut
         _set(self._wake)
         _set(self._cancelled)
 
     def end(self, domain: str, error: AppError | None) -> None:
-        if self._expired and error is None:
-            error = RequestTookTooLong()
+        error = error or self._cut
         status = None if error is None else status_of(error, domain)
         self._out.put(_end(self._number, status))
 
@@ -114,7 +133,7 @@ class PipeServer:
         self._handler = handler
         self._domain = domain
         self._most = most
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], Exchange] = {}
         self._queues: set[FrameQueue] = set()
         self._draining = False
 
@@ -132,13 +151,21 @@ class PipeServer:
             self._queues.discard(out)
             reader.cancel()
 
-    async def drain(self) -> None:
-        """Sends new exchanges elsewhere, and returns when those that run have ended."""
+    async def drain(self, *, within: float = DRAIN_SECONDS) -> None:
+        """Sends new exchanges elsewhere, and returns when those that run have ended and settled.
+
+        Those that still run after `within` seconds are cancelled; their clients are told so.
+        """
         self._draining = True
         for queue in self._queues:
             queue.put(PipeFrame(drain=PipeDrain()))
+        until = time.monotonic() + within
+        while self._running and (left := until - time.monotonic()) > 0:
+            await asyncio.wait(self._running, timeout=left)
+        for exchange in self._running.values():
+            exchange.cancel(ReplicaStops())
         if self._running:
-            await asyncio.wait(self._running)
+            await asyncio.wait(self._running, timeout=SETTLE_SECONDS)
         for queue in self._queues:
             queue.close()
 
@@ -168,15 +195,15 @@ class PipeServer:
         exchange = Exchange(frame.open, frame.exchange, out)
         exchanges[frame.exchange] = exchange
         task = asyncio.create_task(self._run(exchange, exchanges, frame.exchange))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._running[task] = exchange
+        task.add_done_callback(self._running.pop)
 
     async def _run(self, exchange: Exchange, exchanges: dict[int, Exchange], number: int) -> None:
         timer = None
         if exchange.open.deadline_ms:
             loop = asyncio.get_running_loop()
             delay = exchange.open.deadline_ms / 1000
-            timer = loop.call_later(delay, lambda: exchange.cancel(expired=True))
+            timer = loop.call_later(delay, lambda: exchange.cancel(RequestTookTooLong()))
         try:
             await self._handler(exchange)
         except Exception as error:  # told to the client; nothing else waits for it
