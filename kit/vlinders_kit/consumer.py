@@ -1,6 +1,7 @@
 """The consumer: lets what comes over the bus take effect in a service, once."""
 
 import asyncio
+import random
 from collections import Counter as Tally
 from collections.abc import Sequence
 from dataclasses import replace
@@ -143,12 +144,15 @@ class Consumer:
     async def _prune(self) -> None:
         """Forgets what the bus cannot bring again; a day later, for clocks and slow relays."""
         values = {"seconds": RETENTION.total_seconds() + 86_400, "batch": PRUNE_BATCH}
+        pause = random.random() * PRUNE_SECONDS  # replicas that start together spread out
         while True:
+            await asyncio.sleep(pause)
+            pause = PRUNE_SECONDS
             try:
                 async with self._db.begin() as tx:
                     found = await tx.execute(_PRUNE, values)
-                full = getattr(found, "rowcount", 0) == PRUNE_BATCH
             except Exception as error:  # it has time until the next round
                 log.warning("inbox_not_pruned", exc_info=error)
-                full = False
-            await asyncio.sleep(0 if full else PRUNE_SECONDS)
+            else:
+                if getattr(found, "rowcount", 0) == PRUNE_BATCH:
+                    pause = 0.0
