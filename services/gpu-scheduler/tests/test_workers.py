@@ -176,6 +176,18 @@ class TestStreamThatEnds:
         assert again.welcome.ticket_key == first.welcome.ticket_key
         assert platform.state() == "ONLINE"
 
+    async def test_and_begins_again_elsewhere_is_written(self, platform: Any, db: Database) -> None:
+        first = await platform.worker()
+        await platform.agent().hello(last_epoch=first.welcome.epoch)
+        registry = platform.scheduler.hub.registry
+        await registry.settled()
+        await platform.agent().hello(last_epoch=first.welcome.epoch, address="http://10.0.0.8:1")
+        await registry.settled()
+
+        async with db.begin() as tx:
+            row = (await tx.scalars(select(Registration))).one()
+        assert (row.address, row.epoch) == ("http://10.0.0.8:1", first.welcome.epoch)
+
     async def test_after_a_goodbye_makes_it_offline_and_ends_in_order(
         self, platform: Any, db: Database
     ) -> None:

@@ -68,16 +68,14 @@ class Hub:
 
         Raises TooManyHellos, RegistryUnavailable, WorkerDrained, StaleEpoch and NotActive.
         """
+        self._require_open()
         self._admission.take()
-        worker = self.fleet.resume(hello, line)
+        worker = self._resume(hello, line)
         if worker is None:
             epoch = await self.registry.register(hello)
-            if self._closed:
-                raise NotActive
+            self._require_open()
             key = self._keys.of(hello.worker_id, epoch)
             worker = self.fleet.register(hello, epoch, key, line)
-        else:
-            self.registry.changed(worker)
         self.picks.place(worker)
         self.picks.resumed(worker, hello.running)
         return worker
@@ -124,6 +122,18 @@ class Hub:
         self.fleet.close(error)
         for asker in self.askers:
             asker.close(error)
+
+    def _resume(self, hello: Hello, line: Line) -> Worker | None:
+        known = self.fleet.workers.get(hello.worker_id)
+        before = None if known is None else (known.hello.address, known.inventory.lasting)
+        worker = self.fleet.resume(hello, line)
+        if worker is not None and before != (hello.address, hello.inventory.lasting):
+            self.registry.changed(worker)
+        return worker
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise NotActive
 
     def _moved(self, worker: Worker, move: Move) -> None:
         self.registry.moved(worker, move)
