@@ -130,6 +130,30 @@ class TestCount:
         desk.report(slot)
         assert slot.outstanding == 0
 
+    def test_falls_with_the_end_that_inference_tells_before_the_worker_does(
+        self, desk: Desk
+    ) -> None:
+        desk.join("worker_1")
+        slot = desk.pick("gen_1")
+        desk.report(slot, "gen_1")
+
+        desk.finish("gen_1")
+
+        assert slot.outstanding == 0
+
+    def test_learns_how_long_requests_take_from_those_that_ran(self, desk: Desk) -> None:
+        """A slot that fails at once is not the fastest."""
+        desk.join("worker_1")
+        slot = desk.pick("gen_never_began")
+        desk.pick("gen_1")
+        desk.report(slot, "gen_1")
+        desk.finish("gen_never_began")
+        assert slot.latency == 0
+        desk.now = 3.0
+        desk.finish("gen_1")
+
+        assert slot.latency == 3
+
     def test_keeps_a_pick_that_the_worker_has_not_seen(self, desk: Desk) -> None:
         desk.join("worker_1")
         slot = desk.pick("gen_1")
