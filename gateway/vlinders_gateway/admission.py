@@ -2,6 +2,8 @@
 
 import contextlib
 
+from google.protobuf.message import Message
+
 from vlinders_gateway.exchange import Exchange, Quota
 from vlinders_gateway.identity import ANONYMOUS, Identities, Principal
 from vlinders_gateway.limits import Limits, Rates, network_of
@@ -38,6 +40,10 @@ class Admission:
         """Counts a request that is for no operation. Raises RateLimited."""
         with contextlib.suppress(Unauthenticated, PermissionDenied):  # counted under its address
             await self._identify(exchange)
+
+    def heed(self, operation: Operation, request: Message) -> None:
+        """Takes note that `operation` has succeeded: it may have ended somebody's admission."""
+        self._identities.heed(operation.name, request)
 
     async def _identify(self, exchange: Exchange) -> Principal:
         principal = self._identities.known(exchange.authorization)

@@ -53,6 +53,10 @@ VOIDS: Mapping[str, tuple[type[Message], str]] = {
 }
 """Events that make what is known void, and the field that says of whom."""
 
+VOIDED_BY: Mapping[str, str] = {"RevokeApiKey": "api_key_id"}
+"""Operations that void a credential, and the field that says which: whoever is told that his key is
+revoked finds it so with his next request, before the event has come."""
+
 log = logs.get(__name__)
 
 
@@ -156,11 +160,12 @@ class Identities:
         if kind not in VOIDS:
             return
         event, name = VOIDS[kind]
-        void = getattr(event.FromString(body), name)
-        for flight in self._flights.values():
-            flight.voided.add(void)
-        for digest in list(self._by_id.get(void, ())):
-            self._drop(digest)
+        self._void(getattr(event.FromString(body), name))
+
+    def heed(self, operation: str, request: Any) -> None:
+        """Takes note that `operation` has succeeded; forgets at once what it makes void."""
+        if operation in VOIDED_BY:
+            self._void(getattr(request, VOIDED_BY[operation]))
 
     def forget(self) -> None:
         """Forgets everybody: nobody can tell which events were missed."""
@@ -242,6 +247,12 @@ class Identities:
             log.warning("introspection_failed", code=error.code().name, reason=reason)
             raise IdentityUnavailable from None
         return answer
+
+    def _void(self, id: str) -> None:
+        for flight in self._flights.values():
+            flight.voided.add(id)
+        for digest in list(self._by_id.get(id, ())):
+            self._drop(digest)
 
     def _keep(self, digest: bytes, held: _Held) -> None:
         self._drop(digest)

@@ -127,6 +127,7 @@ class Endpoint:
             principal = await self._admission.admit(exchange, self._operation)
             request, page = await self._read(exchange, scope["path_params"])
             answer = await self._call(request, exchange, principal.caller)
+            self._admission.heed(self._operation, request)
             body = encode(self._told(answer, page, exchange))
         except Exception as error:  # `behind` raises it again, outside of the framework
             exchange.failed = error

@@ -1,6 +1,8 @@
 """For tests: a gateway on a real socket, before services that answer by script."""
 
 import asyncio
+import functools
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,10 +14,13 @@ import httpx
 from google.protobuf import descriptor_pool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from joserfc import jwt
+from joserfc.jwk import RSAKey
 
 from vlinders.api.v1.caller_pb2 import Caller
 from vlinders.auth.v1.identity_pb2 import IntrospectRequest, IntrospectResponse
-from vlinders_gateway import documents, routes
+from vlinders.auth.v1.sessions_pb2 import KeySet
+from vlinders_gateway import documents, routes, tokens
 from vlinders_gateway.admission import Admission
 from vlinders_gateway.bodies import Limits as BodyLimits
 from vlinders_gateway.edge import Edge, Rules
@@ -28,6 +33,7 @@ from vlinders_gateway.tokens import Keys, Tokens
 from vlinders_kit import api_keys
 from vlinders_kit.callers import Identity, caller
 from vlinders_kit.errors import Unauthenticated
+from vlinders_kit.ids import new_id
 from vlinders_kit.testing import CALLER_KEY, Served, a_user, an_api_key, served
 
 SERVICES = {
@@ -123,8 +129,8 @@ async def gateway(
         me = Identity("gateway", CALLER_KEY)
         channels = {domain: part.channel() for domain, part in parts.items()}
         auth = channels["vlinders.auth"]
-        tokens = Tokens(Keys(auth), issuer="vlinders", audience="vlinders")
-        identities = Identities(auth, tokens)
+        verifier = Tokens(Keys(auth), issuer="vlinders", audience="vlinders")
+        identities = Identities(auth, verifier)
         shared = SharedLog(valkey, patience=5)
         stack.push_async_callback(shared.close)
         limits = Limits(shared)
@@ -178,3 +184,52 @@ def _answering(name: str, script: Script) -> Any:
         return told
 
     return answer
+
+
+@dataclass(frozen=True)
+class TokenKeys:
+    """Auth's signing key, for tests that need access tokens."""
+
+    key: RSAKey
+    kid: str = "k1"
+
+    def sign(self, who: Caller, **over: Any) -> str:
+        """An access token as auth issues them."""
+        now = int(time.time())
+        claims = {
+            "iss": "vlinders",
+            "aud": "vlinders",
+            "sub": who.account_id,
+            "sid": who.session_id,
+            "tid": who.tenant_id,
+            "iat": now,
+            "exp": now + 900,
+            "jti": new_id("jti"),
+        }
+        header = {"alg": tokens.ALGORITHM, "typ": tokens.TYPE, "kid": self.kid}
+        return jwt.encode(header, claims | over, self.key)
+
+    def rotate(self, script: Script, *, keep: bool = True) -> "TokenKeys":
+        """A new key that auth signs with from now on; with `keep` it still tells the old one."""
+        new = TokenKeys(RSAKey.generate_key(2048), "k2")
+        told = [self, new] if keep else [new]
+        script.answers["GetKeySet"] = KeySet(keys=[keys.public() for keys in told])
+        return new
+
+    def public(self) -> KeySet.Key:
+        told = self.key.as_dict(private=False)
+        return KeySet.Key(
+            kty="RSA", kid=self.kid, use="sig", alg="RS256", n=str(told["n"]), e=str(told["e"])
+        )
+
+
+def token_keys(script: Script) -> TokenKeys:
+    """The keys of the run, which auth then tells."""
+    keys = _token_keys()
+    script.answers.setdefault("GetKeySet", KeySet(keys=[keys.public()]))
+    return keys
+
+
+@functools.cache
+def _token_keys() -> TokenKeys:
+    return TokenKeys(RSAKey.generate_key(2048))
