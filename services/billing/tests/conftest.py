@@ -1,6 +1,8 @@
 """What the tests of billing share: a bank, which is billing's rules on a real database."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import select, text
 
+from vlinders.billing.v1.credit_pb2 import AcquireLeaseRequest
 from vlinders.inference.v1.events_pb2 import UsageRecorded
 from vlinders_billing import leases, ledger, price_versions, usage, wallets
 from vlinders_billing.audit import Audit, audit
@@ -18,10 +21,13 @@ from vlinders_billing.ledger import PROMOTIONS, Movement, wallet_of
 from vlinders_billing.models import Account, Lease, UsageRecord
 from vlinders_billing.price_versions import Wanted
 from vlinders_billing.prices import Price
+from vlinders_billing.recalls import Recalls
+from vlinders_billing.service import services
+from vlinders_billing.settings import BillingSettings
 from vlinders_billing.wallets import Grants
 from vlinders_kit.db import Database
 from vlinders_kit.ids import new_id
-from vlinders_kit.testing import named
+from vlinders_kit.testing import Served, named, served
 
 package = named("vlinders_billing")
 
@@ -57,6 +63,36 @@ class Bank:
         async with self.db.begin() as tx:
             wallet = (await ledger.lock(tx, [wallet_of(tenant_id)]))[wallet_of(tenant_id)]
             return await leases.acquire(tx, ask, wallet, MINUTE)
+
+    def ask(self, tenant_id: str, least: int, wanted: int = 0, **over: Any) -> AcquireLeaseRequest:
+        """What a holder would send."""
+        usual: dict[str, Any] = {
+            "lease_id": new_id("lease"),
+            "tenant_id": tenant_id,
+            "holder": "inf_1",
+            "least_nanos": least,
+            "wanted_nanos": wanted or least,
+        }
+        return AcquireLeaseRequest(**{**usual, **over})
+
+    @asynccontextmanager
+    async def replica(self, **over: Any) -> AsyncIterator[Served]:
+        """A billing replica on this database, with the settings that are named."""
+        told = Recalls(self.db.url)
+        listening = asyncio.create_task(told.run())
+        await told.listening.wait()
+        rim = services(self.db, told, self.settings(**over))
+        try:
+            async with served("vlinders.billing", *rim) as running:
+                yield running
+                await told.close()
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+
+    def settings(self, **over: Any) -> BillingSettings:
+        usual = {"port": 1, "caller_key": "00" * 32, "database_url": self.db.url, "bus": "memory:"}
+        return BillingSettings(**{**usual, **over})
 
     async def give_back(self, *returns: Return, holder: str = "inf_1") -> None:
         async with self.db.begin() as tx:
@@ -123,6 +159,10 @@ class Bank:
     async def records(self) -> Sequence[UsageRecord]:
         async with self.db.begin() as tx:
             return (await tx.scalars(select(UsageRecord).order_by(UsageRecord.request_id))).all()
+
+    async def count(self, table: str) -> int:
+        async with self.db.begin() as tx:
+            return int(await tx.scalar(text(f"SELECT count(*) FROM {table}")) or 0)
 
     async def audit(self) -> Audit:
         async with self.db.begin() as tx:

@@ -21,6 +21,7 @@ from vlinders_kit.bus import open_bus
 from vlinders_kit.callers import CallerKey
 from vlinders_kit.embedded.programs import free_port
 from vlinders_kit.events import envelope
+from vlinders_kit.ids import new_id
 from vlinders_kit.rpc import connect
 from vlinders_kit.testing import Cluster, a_part, a_user
 from vlinders_kit.testing.callers import Impersonation
@@ -63,6 +64,16 @@ def channel(address: str, service: str = "", tenant_id: str = "") -> grpc.aio.Ch
     return connect(address, "vlinders.billing", Impersonation(caller, key))
 
 
+def an_ask(holder: str, nanos: int) -> credit.AcquireLeaseRequest:
+    return credit.AcquireLeaseRequest(
+        lease_id=new_id("lease"),
+        tenant_id="ten_1",
+        holder=holder,
+        least_nanos=nanos,
+        wanted_nanos=nanos,
+    )
+
+
 async def test_it_opens_wallets_lends_and_ends(
     running: tuple[str, Subprocess], bus_url: str
 ) -> None:
@@ -77,14 +88,17 @@ async def test_it_opens_wallets_lends_and_ends(
             wallet = await LedgerServiceStub(user).GetMyWallet(ledger.GetMyWalletRequest())
             if wallet.balance_nanos == 1_000_000_500_000_000:
                 break
-        ask = credit.AcquireLeaseRequest(
-            lease_id="lease_1", tenant_id="ten_1", holder="inf_1", least_nanos=1, wanted_nanos=5
-        )
-        assert (await CreditServiceStub(own).AcquireLease(ask)).granted_nanos == 5
-        watching = CreditServiceStub(own).WatchRecalls(credit.WatchRecallsRequest(holder="inf_1"))
+        stub = CreditServiceStub(own)
+        assert (await stub.AcquireLease(an_ask("inf_1", 5))).granted_nanos == 5
+        watching = stub.WatchRecalls(credit.WatchRecallsRequest(holder="inf_1"))
         heard = asyncio.ensure_future(watching.read())
+        while not heard.done():
+            with suppress(grpc.aio.AioRpcError):  # the lease is not given back
+                await stub.AcquireLease(an_ask("inf_2", wallet.balance_nanos))
+        assert (await heard).tenant_id == "ten_1"
 
         process.terminate()
 
-        assert await heard is grpc.aio.EOF
+        while await watching.read() is not grpc.aio.EOF:
+            pass
         assert await process.wait() == 0

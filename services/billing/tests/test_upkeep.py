@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from vlinders_billing.settings import BillingSettings
 from vlinders_billing.upkeep import Upkeep
 from vlinders_kit.clock import ManualClock
-from vlinders_kit.db import Database
+from vlinders_kit.db import Database, Tx
 
 
 @pytest.fixture
@@ -57,6 +57,23 @@ async def test_the_ledger_is_proved_once_an_interval_by_whichever_replica(upkeep
     found = await asyncio.gather(*(upkeep.audit() for _ in range(3)))
 
     assert [audit.sound for audit in found if audit] == [True]
+
+
+async def test_an_audit_that_failed_is_due_again_within_the_hour(
+    bank: Any, upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(tx: Tx) -> None:
+        raise RuntimeError
+
+    with monkeypatch.context() as broken:
+        broken.setattr("vlinders_billing.audit.audit", fail)
+        with pytest.raises(RuntimeError):
+            await upkeep.audit()
+    assert await upkeep.audit() is None
+
+    async with bank.db.begin() as tx:
+        await tx.execute(text("UPDATE job SET due_at = due_at - interval '1 hour'"))
+    assert await upkeep.audit() is not None
 
 
 async def test_unsound_books_are_an_alert(bank: Any, upkeep: Upkeep) -> None:

@@ -1,7 +1,6 @@
 """Lending: one request for credit, through recall and wait, to a lease or a refusal."""
 
 import asyncio
-import contextlib
 import time
 
 from vlinders_billing import leases, ledger, recalls, wallets
@@ -41,22 +40,29 @@ class Lending:
                     raise InsufficientCredit(
                         available_nanos=found.available_nanos, needed_nanos=ask.least_nanos
                     )
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(back.wait(), min(left, LOOK_AGAIN_SECONDS))
+                woken = await _set_within(back, min(left, LOOK_AGAIN_SECONDS))
                 back.clear()
-                found = await self._try(ask, recall=False)
+                # Without news, whoever has been lent the money meanwhile is asked as well.
+                found = await self._try(ask, recall=not woken)
         return found
 
     async def _try(self, ask: Ask, *, recall: bool) -> int | Short:
+        account_id = wallet_of(ask.tenant_id)
         async with self.db.begin() as tx:
-            wallet = (await ledger.lock(tx, [wallet_of(ask.tenant_id)])).get(
-                wallet_of(ask.tenant_id)
-            )
-            if wallet is not None:
-                found = await leases.acquire(tx, ask, wallet, self.lifetime)
+            locked = await ledger.lock(tx, [account_id])
+            if account_id in locked:
+                found = await leases.acquire(tx, ask, locked[account_id], self.lifetime)
                 if recall and isinstance(found, Short) and found.lent_nanos:
                     await recalls.tell_wanted(tx, ask.tenant_id, ask.holder)
                 return found
             # Its TenantCreated has not come yet. Opened on its own, since it wants other locks.
             await wallets.open(tx, [ask.tenant_id], self.grants)
         return await self._try(ask, recall=recall)
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True

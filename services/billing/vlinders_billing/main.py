@@ -1,12 +1,8 @@
 """`python -m vlinders_billing.main`: the billing service, put together."""
 
-from vlinders.billing.v1.credit_pb2_grpc import add_CreditServiceServicer_to_server
-from vlinders.billing.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
-from vlinders.billing.v1.prices_pb2_grpc import add_PriceServiceServicer_to_server
-from vlinders.billing.v1.usage_pb2_grpc import add_UsageServiceServicer_to_server
 from vlinders_billing import events
 from vlinders_billing.recalls import Recalls
-from vlinders_billing.service import CreditService, LedgerService, PriceService, UsageService
+from vlinders_billing.service import services
 from vlinders_billing.settings import BillingSettings
 from vlinders_billing.upkeep import Upkeep
 from vlinders_kit.bus import open_bus
@@ -39,27 +35,9 @@ async def main(settings: BillingSettings) -> None:
         process.background("recalls", told.run)
         process.drains.append(told.close)
         process.background("upkeep", Upkeep(db, settings, SystemClock()).run)
-        _serve(process, db, told, settings)
+        for service in services(db, told, settings):
+            process.serve(*service)
         _listen(process, db, settings)
-
-
-def _serve(process: Process, db: Database, told: Recalls, settings: BillingSettings) -> None:
-    process.serve(
-        "vlinders.billing.v1.CreditService",
-        add_CreditServiceServicer_to_server,
-        CreditService(db, told, settings),
-    )
-    process.serve(
-        "vlinders.billing.v1.LedgerService",
-        add_LedgerServiceServicer_to_server,
-        LedgerService(db, settings),
-    )
-    process.serve(
-        "vlinders.billing.v1.PriceService", add_PriceServiceServicer_to_server, PriceService(db)
-    )
-    process.serve(
-        "vlinders.billing.v1.UsageService", add_UsageServiceServicer_to_server, UsageService(db)
-    )
 
 
 def _listen(process: Process, db: Database, settings: BillingSettings) -> None:

@@ -214,13 +214,13 @@ class UsageDay(_Rollup, Table):
     __tablename__ = "usage_day"
 
 
-class JobRun(Table):
-    """When a job last ran on any replica, so that one of them runs it."""
+class Job(Table):
+    """When a job is to be done next, by whichever replica comes first."""
 
-    __tablename__ = "job_run"
+    __tablename__ = "job"
 
-    job: Mapped[str] = mapped_column(primary_key=True)
-    ran_at: Mapped[datetime]
+    name: Mapped[str] = mapped_column(primary_key=True)
+    due_at: Mapped[datetime]
 
 
 events.attach(Table.metadata)

@@ -16,11 +16,12 @@ from vlinders_kit.outages import Outage
 HOURLY = timedelta(hours=1)
 
 _ALONE = text("SELECT pg_try_advisory_xact_lock(hashtext('vlinders.billing.' || :job))")
-_DUE = text("""
-    INSERT INTO job_run (job, ran_at) VALUES (:job, now())
-    ON CONFLICT (job) DO UPDATE SET ran_at = now() WHERE job_run.ran_at <= now() - :interval
-    RETURNING job
+_CLAIM = text("""
+    INSERT INTO job (name, due_at) VALUES (:name, now() + :again)
+    ON CONFLICT (name) DO UPDATE SET due_at = now() + :again WHERE job.due_at <= now()
+    RETURNING name
 """)
+_DONE = text("UPDATE job SET due_at = now() + :interval WHERE name = :name")
 
 log = logs.get(__name__)
 
@@ -56,13 +57,17 @@ class Upkeep:
             await partitions.ensure(tx, (month, partitions.next_month(month)))
 
     async def audit(self) -> audit.Audit | None:
-        """Proves the ledger, if no replica has within the interval; an unsound one is an alert."""
+        """Proves the ledger, if no replica has within the interval; an unsound one is an alert.
+
+        A run that fails, or dies, is due again in an hour.
+        """
         async with self.db.begin() as tx:
-            due = {"job": "audit", "interval": self.settings.audit_interval}
-            if await tx.scalar(_DUE, due) is None:
+            if await tx.scalar(_CLAIM, {"name": "audit", "again": HOURLY}) is None:
                 return None
         async with self.db.begin() as tx:
             found = await audit.audit(tx)
+        async with self.db.begin() as tx:
+            await tx.execute(_DONE, {"name": "audit", "interval": self.settings.audit_interval})
         told = log.info if found.sound else log.error
         told(
             "ledger_audited",

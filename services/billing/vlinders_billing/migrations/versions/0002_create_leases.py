@@ -39,4 +39,4 @@ def upgrade() -> None:
         )
     """)
     op.execute("CREATE INDEX lease_return_lease ON lease_return (lease_id)")
-    op.execute("CREATE TABLE job_run (job text PRIMARY KEY, ran_at timestamptz NOT NULL)")
+    op.execute("CREATE TABLE job (name text PRIMARY KEY, due_at timestamptz NOT NULL)")
