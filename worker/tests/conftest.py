@@ -1,4 +1,4 @@
-"""What the tests of the worker share: a scheduler that does what it is told, and agents on hosts."""
+"""What the tests of the worker share: a scheduler that does as it is told, and agents on hosts."""
 
 import asyncio
 import base64
@@ -39,6 +39,19 @@ def hub_now_ms() -> int:
     return int(time.monotonic() * 1000) + 5_000_000
 
 
+def signed_ticket(*, key: bytes, **said: Any) -> str:
+    ticket = Ticket(**said).SerializeToString()
+    signature = hmac.new(key, ticket, hashlib.sha256).digest()
+    signed = SignedTicket(ticket=ticket, signature=signature).SerializeToString()
+    return base64.urlsafe_b64encode(signed).decode().rstrip("=")
+
+
+@pytest.fixture
+def sign() -> Callable[..., str]:
+    """A ticket with what is given in it, as it travels."""
+    return signed_ticket
+
+
 @dataclass
 class ScriptedScheduler(WorkerServiceServicer):
     """Welcomes whoever connects, renews leases while `renews`, and keeps all that it hears."""
@@ -47,6 +60,7 @@ class ScriptedScheduler(WorkerServiceServicer):
     beat_period: timedelta = timedelta(milliseconds=50)
     renews: bool = True
     welcomes: bool = True
+    refused: int = 0
     epoch: int = 0
     heard: list[pb.WorkerMessage] = field(default_factory=list)
     hellos: list[pb.Hello] = field(default_factory=list)
@@ -62,6 +76,9 @@ class ScriptedScheduler(WorkerServiceServicer):
     async def Connect(self, requests: Any, context: Any) -> AsyncIterator[pb.HubMessage]:
         shown = dict(context.invocation_metadata())
         if shown.get("vlinders-join-token") != JOIN_TOKEN or not self.welcomes:
+            async with self._changed:
+                self.refused += 1
+                self._changed.notify_all()
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "The join token is not valid.")
         first = await anext(requests)
         self.epoch += 1
@@ -90,7 +107,7 @@ class ScriptedScheduler(WorkerServiceServicer):
             await self._changed.wait_for(holds)
 
     async def until_state(self, slot_id: str, state: int) -> pb.Slot:
-        await self.until(lambda: self._slots[slot_id].state == state)
+        await self.until(lambda: slot_id in self._slots and self._slots[slot_id].state == state)
         return self._slots[slot_id]
 
     async def until_ready(self, slot_id: str) -> pb.Slot:
@@ -100,18 +117,15 @@ class ScriptedScheduler(WorkerServiceServicer):
         return [getattr(heard, kind) for heard in self.heard if heard.HasField(kind)]
 
     def ticket(self, slot_id: str, request_id: str = "", **given: Any) -> str:
-        key = given.pop("key", self.key)
         said: dict[str, Any] = {
-            "worker_id": self.hellos[-1].worker_id if self.hellos else "",
+            "key": self.key,
+            "worker_id": self.hellos[-1].worker_id,
             "slot_id": slot_id,
             "epoch": self.epoch,
             "request_id": request_id,
             "expires_at_hub_ms": hub_now_ms() + 5_000,
         }
-        ticket = Ticket(**{**said, **given}).SerializeToString()
-        signature = hmac.new(key, ticket, hashlib.sha256).digest()
-        signed = SignedTicket(ticket=ticket, signature=signature).SerializeToString()
-        return base64.urlsafe_b64encode(signed).decode().rstrip("=")
+        return signed_ticket(**{**said, **given})
 
     def _welcome(self) -> pb.Welcome:
         welcome = pb.Welcome(epoch=self.epoch, ticket_key=self.key, hub_clock_ms=hub_now_ms())
@@ -220,39 +234,34 @@ def numbered(tmp_path: Path) -> dict[str, Any]:
 def host(scheduler: ScriptedScheduler, tmp_path: Path) -> Hosts:
     """`async with host(engine, …)`: an agent with these engines, its first slot ready."""
 
+    at = {"scheduler": f"127.0.0.1:{scheduler.port}"}
+
     @asynccontextmanager
     async def serving(
         *engines: dict[str, Any], ready: bool = True, **settings: Any
     ) -> AsyncIterator[Host]:
-        given = told_settings(scheduler, tmp_path, engines, **settings)
-        agent = Agent(
-            given,
-            identity.claim(given.state_dir),
-            configuration.load(given.engines),
-            pretended=(),
-        )
-        told = asyncio.Event()
-        async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as group:
-            group.create_task(agent.serve(told))
-            try:
-                if ready:
-                    await scheduler.until(lambda: scheduler.hellos)
-                    await scheduler.until_ready(engines[0]["id"])
-                yield Host(scheduler, agent, given.reached_at, http, tmp_path)
-            finally:
-                told.set()
+        given = told_settings(tmp_path, engines, {**at, **settings})
+        with identity.claimed(given.state_dir) as who:
+            agent = Agent(given, who, configuration.load(given.engines), pretended=())
+            told = asyncio.Event()
+            async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as group:
+                group.create_task(agent.serve(told))
+                try:
+                    if ready:
+                        await scheduler.until(lambda: scheduler.hellos)
+                        await scheduler.until_ready(engines[0]["id"])
+                    yield Host(scheduler, agent, given.reached_at, http, tmp_path)
+                finally:
+                    told.set()
 
     return serving
 
 
-def told_settings(
-    scheduler: ScriptedScheduler, folder: Path, engines: Any, **settings: Any
-) -> WorkerSettings:
+def told_settings(folder: Path, engines: Any, settings: dict[str, Any]) -> WorkerSettings:
     listed = folder / "engines.yaml"
     listed.write_text(yaml.safe_dump({"engines": list(engines)}))
     return WorkerSettings(
         **{
-            "scheduler": f"127.0.0.1:{scheduler.port}",
             "join_token": JOIN_TOKEN,
             "engines": listed,
             "state_dir": folder / "state",

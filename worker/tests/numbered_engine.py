@@ -3,8 +3,8 @@
     python numbered_engine.py PORT FOLDER
 
 The file `FOLDER/<user of the request>` is the truth of what it has produced. The body also has
-`rate` (tokens a second), `max_tokens`, `prompt_tokens`, and `counts`: "continuous" as vLLM, "end" for
-usage at the end only, "none". It stops when its client closes, or half closes, the connection.
+`rate` (tokens a second), `max_tokens`, `prompt_tokens`, and `counts`: "continuous" as vLLM, "end"
+for usage at the end only, "none"; after `pause_after` tokens it says no more. It stops when its client closes, or half closes, the connection.
 """
 
 import asyncio
@@ -17,9 +17,7 @@ from typing import Any
 HEAD = b"HTTP/1.1 %d OK\r\ncontent-type: %b\r\nconnection: close\r\n\r\n"
 
 
-async def answer(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, folder: Path
-) -> None:
+async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, folder: Path) -> None:
     head = await reader.readuntil(b"\r\n\r\n")
     if head.startswith(b"GET"):
         writer.write(HEAD % (200, b"text/plain"))
@@ -44,6 +42,8 @@ async def produce(writer: asyncio.StreamWriter, folder: Path, body: dict[str, An
     with (folder / body["user"]).open("a", buffering=1) as truth:
         for number in range(1, body["max_tokens"] + 1):
             await asyncio.sleep(began + number / body.get("rate", 1_000) - loop.time())
+            if number == body.get("pause_after", 0) + 1 > 1:
+                await asyncio.Event().wait()
             truth.write(f"{number}\n")
             usage = {"prompt_tokens": prompt, "completion_tokens": number}
             told = {"usage": usage} if body.get("counts") == "continuous" else {}

@@ -130,6 +130,17 @@ async def test_an_engine_that_dies_before_its_first_word_is_a_status(
         assert await asked == 502
 
 
+async def test_an_engine_that_falls_silent_has_failed(
+    host: Any, numbered: Any, events: Any
+) -> None:
+    async with host(numbered, engine_silence_seconds=0.5) as here:
+        body = {"stream": True, "max_tokens": 10, "rate": 1_000, "pause_after": 3}
+        async with here.ask("r1", **body) as answer:
+            *_, usage, error = await events(answer)
+    assert usage["usage"]["completion_tokens"] == 3
+    assert "silent" in error["error"]["message"]
+
+
 async def test_what_an_engine_refuses_is_told_in_its_words(host: Any, numbered: Any) -> None:
     async with host(numbered) as here:
         async with here.ask("r1", stream=True, refuse=400) as answer:
@@ -181,7 +192,8 @@ def _kill_engine(here: Any) -> None:
     [engine] = [
         process
         for process in psutil.Process().children(recursive=True)
-        if "numbered_engine.py" in " ".join(process.cmdline()) and "leash" not in str(process)
+        if "numbered_engine.py" in " ".join(process.cmdline())
+        and "leash" not in str(process)
         and not any("leash" in part for part in process.cmdline())
     ]
     engine.kill()

@@ -3,6 +3,8 @@
 import fcntl
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +15,14 @@ from vlinders_kit import ids
 class WorkerIdentity:
     worker_id: str
     boot_id: str
-    lock: int
-    """A descriptor that holds the state directory for this process for as long as it lives."""
 
 
-def claim(state_dir: Path) -> WorkerIdentity:
-    """Takes `state_dir` for this process; exits if it cannot be had, or another agent has it."""
+@contextmanager
+def claimed(state_dir: Path) -> Iterator[WorkerIdentity]:
+    """Takes `state_dir` for this process; exits if it cannot be had, or another agent has it.
+
+    The lock is the kernel's, so that it ends with the process, however that ends.
+    """
     try:
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -26,11 +30,16 @@ def claim(state_dir: Path) -> WorkerIdentity:
         sys.exit(f"{state_dir}: cannot be used as the state directory: {error.strerror}")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield WorkerIdentity(_lasting(state_dir / "worker_id"), ids.new_id("boot"))
     except BlockingIOError:
         sys.exit(f"{state_dir}: another worker agent runs with this state directory")
-    kept = state_dir / "worker_id"
+    finally:
+        os.close(lock)
+
+
+def _lasting(kept: Path) -> str:
     if not kept.exists():
-        draft = state_dir / "worker_id.part"
+        draft = kept.with_suffix(".part")
         draft.write_text(ids.new_id("worker"))
         draft.replace(kept)
-    return WorkerIdentity(kept.read_text().strip(), ids.new_id("boot"), lock)
+    return kept.read_text().strip()

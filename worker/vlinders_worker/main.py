@@ -18,10 +18,11 @@ def run(settings: WorkerSettings) -> None:
     logs.configure("vlinders.worker", level=settings.log_level)
     configurations = configuration.load(settings.engines)
     pretended = gpus.pretend(settings.pretend_gpus) if settings.pretend_gpus else None
-    agent = Agent(settings, identity.claim(settings.state_dir), configurations, pretended)
-    if settings.metrics_port:
-        start_http_server(settings.metrics_port, addr=settings.host)
-    uvloop.run(_serve(agent))
+    with identity.claimed(settings.state_dir) as who:
+        agent = Agent(settings, who, configurations, pretended)
+        if settings.metrics_port:
+            start_http_server(settings.metrics_port, addr=settings.host)
+        uvloop.run(_serve(agent))
 
 
 async def _serve(agent: Agent) -> None:

@@ -166,7 +166,7 @@ async def _alive(_request: web.Request) -> web.Response:
 async def _body(request: web.Request) -> Body:
     try:
         return _read_body(await request.read())
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BodyNotValid(why=str(error)) from None
 
 

@@ -126,6 +126,8 @@ class SchedulerStream:
         async with grpc.aio.insecure_channel(target, options=OPTIONS) as channel:
             stub = WorkerServiceStub(channel)  # type: ignore[no-untyped-call]
             call: Call = stub.Connect(metadata=self._metadata)
+            # From here on every change counts as untold: Hello may be made before it.
+            self._changes.inventory, self._changes.load = False, True
             hello = await self._hello()
             sent_at = self._clock.monotonic()
             async with asyncio.timeout(WELCOME_SECONDS):
@@ -163,7 +165,6 @@ class SchedulerStream:
         seq, next_beat, next_load = 0, 0.0, 0.0
         next_inventory = self._clock.monotonic() + INVENTORY_SECONDS
         changes = self._changes
-        changes.inventory, changes.load = False, True
         while True:
             now = self._clock.monotonic()
             if now >= next_beat:

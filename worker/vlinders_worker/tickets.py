@@ -1,9 +1,10 @@
 """Tickets: the scheduler's word that a request may start on a slot of this worker."""
 
 import base64
-import binascii
 import hashlib
 import hmac
+
+from google.protobuf.message import DecodeError
 
 from vlinders.gpu_scheduler.v1.picks_pb2 import SignedTicket, Ticket
 from vlinders_worker.errors import NotServing, TicketMissing, TicketNotValid, TicketStale
@@ -44,7 +45,7 @@ class Gate:
             padded = text + "=" * (-len(text) % 4)
             signed = SignedTicket.FromString(base64.b64decode(padded, b"-_", validate=True))
             ticket = Ticket.FromString(signed.ticket)
-        except (binascii.Error, ValueError):  # protobuf's DecodeError is a ValueError
+        except (ValueError, DecodeError):
             raise TicketNotValid from None
         expected = hmac.new(self._lease.ticket_key, signed.ticket, hashlib.sha256).digest()
         if hmac.compare_digest(expected, signed.signature):

@@ -37,6 +37,7 @@ def main(agent: int, options: Options) -> None:
     # One pool of context for all: a request takes what it needs, none has a share that lies idle.
     params.kv_unified = True
     params.n_ctx = options.context_total
+    params.kv_unified_per_slot = options.context_length
     params.n_batch = params.n_ubatch = options.batch
     params.n_gpu_layers = options.gpu_layers
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
