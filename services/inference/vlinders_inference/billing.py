@@ -50,12 +50,26 @@ class Billing:
             wanted_nanos=wanted,
         )
         try:
-            lease = await self._credit.AcquireLease(request, timeout=ACQUIRE_SECONDS)
+            lease = await self._acquire(request)
         except grpc.aio.AioRpcError as error:
             if failure_of(error).reason == InsufficientCredit.reason:
                 raise InsufficientCredit(needed_nanos=least) from None
             raise _unavailable("AcquireLease", error) from None
         return Granted(lease.granted_nanos, lease.lifetime.ToTimedelta().total_seconds())
+
+    async def _acquire(self, request: credit.AcquireLeaseRequest) -> credit.Lease:
+        """Asks twice when the first was lost on its way: the same id is the same lease."""
+        for last in (False, True):
+            try:
+                lease: credit.Lease = await self._credit.AcquireLease(
+                    request, timeout=ACQUIRE_SECONDS
+                )
+            except grpc.aio.AioRpcError as error:
+                if last or error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+            else:
+                return lease
+        raise AssertionError("answered, or raised")
 
     async def renew(self, lease_ids: Sequence[str]) -> tuple[float, Sequence[str]]:
         request = credit.RenewLeasesRequest(holder=self._holder, lease_ids=lease_ids)

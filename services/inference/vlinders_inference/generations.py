@@ -1,5 +1,6 @@
 """Generations: the path of a request, from its bytes to its record."""
 
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -7,11 +8,11 @@ from functools import partial
 
 from vlinders.api.v1.caller_pb2 import Caller
 from vlinders.inference.v1.events_pb2 import UsageRecorded
+from vlinders_inference import measures
 from vlinders_inference.admission import CreditBook
 from vlinders_inference.answers import (
     LARGEST_ANSWER,
     BrokenAnswer,
-    EventStream,
     Reader,
     completion,
     embeddings,
@@ -31,6 +32,7 @@ from vlinders_inference.metering import UsageLog
 from vlinders_inference.prices import Tokens
 from vlinders_inference.requests import Ask, body_for, read_chat, read_embeddings
 from vlinders_inference.routes import WORKER, Router
+from vlinders_inference.streams import EventStream
 from vlinders_inference.waits import Client, ClientLeft, TookTooLong, Wait, Watch
 from vlinders_kit.clock import Clock
 from vlinders_kit.errors import AppError
@@ -90,23 +92,13 @@ class Generations:
 
         When it returns or raises, the request has its one record, if it was admitted.
         """
-        kind = OPERATIONS.get(operation)
-        if kind is None:
-            raise UnknownOperation(operation=operation)
-        ask = kind.read(body, self._catalogue.model)
-        price = self._catalogue.price(ask.model.id)
-        if not self._usage.writable:
-            raise CreditUnavailable
-        ceiling = price.ceiling(ask.prompt_bound, ask.max_tokens)
-        hold = await self._credit.take(caller.tenant_id, ceiling)
-        job = Job(request_id, operation, caller, ask, price, hold, self._clock.now())
+        job = await self._admitted(operation, caller, request_id, body)
         wait = Wait(client)
         self._watch.add(wait)
         failure: AppError | None = None
         last = b""
         try:
-            answer = self._stream(job, wait) if ask.stream else self._whole(job, wait, kind.answer)
-            last = await answer
+            last = await (self._stream if job.ask.stream else self._whole)(job, wait)
         except ClientLeft:
             job.outcome = UsageRecorded.OUTCOME_CANCELLED
         except AppError as error:
@@ -114,19 +106,42 @@ class Generations:
         finally:
             # Whatever happened, a cancellation of this task too: nothing here waits.
             self._watch.remove(wait)
-            self._router.ended(job)
-            self._credit.settle(hold, job.charge)
-            kept = self._usage.add(job.record())
+            kept = self._end(job)
         if failure is not None:
             with suppress(UsageNotKept):
                 await kept
             raise failure
         await kept
-        if not ask.stream:
+        if not job.ask.stream:
             client.head("application/json")
         await client.send(last)
 
-    async def _whole(self, job: Job, wait: Wait, read_answer: Reader) -> bytes:
+    async def _admitted(self, operation: str, caller: Caller, request_id: str, body: bytes) -> Job:
+        """The request as a job, with the credit that it may need. Whoever gets it ends it."""
+        try:
+            kind = OPERATIONS.get(operation)
+            if kind is None:
+                raise UnknownOperation(operation=operation)
+            ask = kind.read(body, self._catalogue.model)
+            price = self._catalogue.price(ask.model.id)
+            if not self._usage.writable:
+                raise CreditUnavailable
+            ceiling = price.ceiling(ask.prompt_bound, ask.max_tokens)
+            hold = await self._credit.take(caller.tenant_id, ceiling)
+        except AppError as error:
+            measures.refused(error.reason)
+            raise
+        return Job(request_id, operation, caller, ask, price, hold, self._clock.now())
+
+    def _end(self, job: Job) -> "asyncio.Future[None]":
+        """Settles the job and has its record written; done once that is kept."""
+        self._router.ended(job)
+        job.hold.settle(job.charge)
+        record = job.record()
+        measures.ended(record)
+        return self._usage.add(record)
+
+    async def _whole(self, job: Job, wait: Wait) -> bytes:
         """The answer of the first engine that gives one, for the client, whole."""
         ask = job.ask
 
@@ -142,6 +157,7 @@ class Generations:
             if wait.left:
                 job.tokens = used(body, ask)
                 raise ClientLeft
+            read_answer = OPERATIONS[job.operation].answer
             whole = read_answer(body, ask, _answer_id(job), int(job.started_at.timestamp()))
         except ClientLeft:
             # What an engine that is closed has done by then, nobody says: the prompt, at least.

@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from vlinders.api.v1.caller_pb2 import Caller
 from vlinders.inference.v1.events_pb2 import UsageRecorded
-from vlinders_inference.admission import Hold
+from vlinders_inference.leases import Hold
 from vlinders_inference.prices import NONE, Price, Tokens
 from vlinders_inference.requests import Ask
 

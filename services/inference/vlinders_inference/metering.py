@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 
 from vlinders.inference.v1.events_pb2 import UsageRecorded
+from vlinders_inference import measures
 from vlinders_inference.errors import UsageNotKept
 from vlinders_kit import logs
 from vlinders_kit.bus import Envelope
@@ -95,12 +96,12 @@ class UsageLog:
                 await asyncio.sleep(rest)
 
     async def close(self) -> None:
-        """Writes what is left, once, and lets the connection go."""
-        await self._write_all(tries=1)
+        """Writes what is left, as far as that can be done in a few tries, and disconnects."""
+        await self._disconnect()  # it may have been left in the middle of a write
+        await self._write_all(tries=3)
         if left := len(self._writing) + len(self._pending):
             log.error("usage_lost", records=left)
-        if self._connection is not None:
-            await self._connection.close()
+        await self._disconnect()
 
     async def _write_all(self, tries: int | None = None) -> None:
         """Writes what waits; as long as that fails, again and again, `tries` times at most."""
@@ -123,6 +124,7 @@ class UsageLog:
                 self._failing = False
                 log.warning("usage_is_written_again")
             written, self._writing = self._writing, []
+            measures.USAGE_WAITING.set(len(self._pending))
             for record in written:
                 if not record.kept.done():
                     record.kept.set_result(None)
@@ -144,11 +146,15 @@ class UsageLog:
         if not self._failing:
             self._failing = True
             log.error("usage_not_written", error=type(error).__name__, text=str(error))
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
+        await self._disconnect()
+        measures.USAGE_WAITING.set(len(self._writing) + len(self._pending))
         now = time.monotonic()
         for record in (*self._writing, *self._pending):
             if now - record.since > PATIENCE_SECONDS and not record.kept.done():
                 record.kept.set_exception(UsageNotKept())
                 record.kept.exception()  # looked at, so that nobody has to
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from vlinders.gpu_scheduler.v1.picks_pb2 import Target as Slot
+from vlinders_inference import measures
 from vlinders_inference.breakers import RetryBudget
 from vlinders_inference.connections import Disconnected, Response, Target, head_of
 from vlinders_inference.engines import PATHS, Attempt, AttemptFailed, Refused, Timeouts
@@ -92,6 +93,7 @@ class Router:
                     model=model.id, upstream_status=refused.status, upstream_code=refused.code
                 ) from None
             except AttemptFailed as failed:
+                measures.attempt_failed(attempt.served_by)
                 log.warning(
                     "attempt_failed",
                     request_id=job.request_id,
