@@ -57,6 +57,15 @@ async def test_replicas_that_put_the_same_prices_at_once_make_one_version(bank: 
     assert len(set(versions)) == 1
 
 
+async def test_who_waited_while_the_price_was_put_finds_it(bank: Any) -> None:
+    async with bank.db.begin() as tx:
+        await tx.execute(select(1))  # its time stands still from here on
+        first = await bank.price("m", 3, 1, 7)
+        [second] = await price_versions.put(tx, [Wanted("m", Price(3, 1, 7))])
+
+    assert second.version == first
+
+
 async def test_a_model_cannot_have_two_prices_at_once(bank: Any) -> None:
     twice = [Wanted("m", Price(1, 1, 1)), Wanted("m", Price(2, 2, 2))]
 

@@ -99,6 +99,17 @@ async def test_late_usage_takes_what_is_available_and_the_rest_is_lost(lent: Any
     assert (await lent.audit()).findings == []
 
 
+async def test_what_is_available_pays_late_usage_once(lent: Any) -> None:
+    await lent.lend("ten_1", 350, id="other")
+
+    charges = await lent.record(*(lent.usage("ten_1", "lease_none", 40) for _ in range(3)))
+
+    assert [charge.charged_nanos for charge in charges] == [40, 10, 0]
+    assert [charge.lost_nanos for charge in charges] == [0, 30, 40]
+    assert (await lent.wallet("ten_1")).available_nanos == 0
+    assert (await lent.audit()).findings == []
+
+
 async def test_usage_within_the_grace_is_not_late(lent: Any) -> None:
     await lent.pass_time(timedelta(seconds=119))
     await lent.sweep()
