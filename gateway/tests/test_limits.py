@@ -167,6 +167,26 @@ async def test_in_any_sixty_seconds_no_more_than_one_percent_over(
     assert most <= limit + limit // 100
 
 
+@pytest.mark.parametrize("count", [1, 4])
+async def test_slices_that_are_spent_late_move_the_window_by_one_percent_at_most(
+    count: int,
+) -> None:
+    """The worst that slices can do: taken at one moment, spent as late as they may be."""
+    clock = ManualClock()
+    late = 0
+    async with on_a_clock(count, clock) as (made, _):
+        for number in range(500):
+            assert not (await made[number % count].take("a", 1000)).wait
+        clock.advance(module.SLICE_SECONDS - 0.001)
+        for limits in made:
+            while limits.at_once("a", 1000) is not None:
+                late += 1
+        clock.advance(60 - module.SLICE_SECONDS + 0.001)
+        verdicts = [await made[n % count].take("a", 1000) for n in range(1100)]
+
+    assert late + sum(1 for verdict in verdicts if not verdict.wait) <= 1010
+
+
 @given(bursts=st.lists(st.integers(1, 300), min_size=1, max_size=20))
 @settings(max_examples=30, deadline=None)
 async def test_a_client_within_its_limit_is_never_refused(bursts: list[int]) -> None:

@@ -24,6 +24,9 @@ HEAD_SECONDS = 10.0
 LINGER_SECONDS = 10.0
 """For the rest of a body that was refused: an answer is lost to a client that is still writing."""
 
+FAREWELL_SECONDS = 2.0
+"""After a last answer, for the same reason."""
+
 STALL_SECONDS = 60.0
 """For a client that does not read what is written to it."""
 
@@ -47,9 +50,12 @@ class EdgeProtocol(HttpToolsProtocol):
         self._idle = False
         self._deadline = self.loop.time() + HEAD_SECONDS
         self._stalls_at = math.inf
+        self._over = False
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
+        if self._over:
+            return
         if self._idle:
             self._idle = False
             self._deadline = self.loop.time() + HEAD_SECONDS
@@ -107,18 +113,29 @@ class EdgeProtocol(HttpToolsProtocol):
             self.transport.abort()
         elif self._deadline <= now:
             self._deadline = math.inf
-            if self._in_head and self._head_bytes:
+            if self._in_head and self._head_bytes and not self._over:
                 self._end_with(RequestTimeout())
             else:
                 self.transport.close()
 
     def _end_with(self, error: AppError) -> None:
-        """The last answer of this connection, unless another is being written."""
-        if self.transport.is_closing():
+        """The last answer of this connection; what was asked whole before is answered first."""
+        if self._over or self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:
-            self.transport.write(type(self).refuse(error))
-        self.transport.close()
+        self._over = True
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if not cycle.more_body:
+                cycle.keep_alive = False
+                return
+            cycle.disconnected = True  # the rest of its body will never come
+            cycle.message_event.set()
+            if cycle.response_started:
+                self.transport.close()
+                return
+        self.transport.write(type(self).refuse(error))
+        self.transport.write_eof()
+        self._deadline = self.loop.time() + FAREWELL_SECONDS
 
 
 def protocol(refuse: Refuse) -> type[EdgeProtocol]:
