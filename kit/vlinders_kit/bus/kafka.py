@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from uuid import UUID
@@ -46,6 +46,7 @@ _POLL_MS = 1_000
 _LAST_COMMIT_SECONDS = 5.0
 
 _Batch = Any
+_Found = dict[TopicPartition, list[ConsumerRecord]]
 _LOST = (CommitFailedError, IllegalStateError)
 """The partition went to another member in the meantime: it gets the same again."""
 
@@ -94,11 +95,11 @@ class KafkaBus:
         consumer.subscribe(list(topics), listener=member)
         try:
             with _speaking():
-                await consumer.start()
+                await _whole(consumer.start())
             yield member
         finally:
             member.idle.set()
-            await consumer.stop()
+            await _whole(consumer.stop())
 
     async def broadcast(
         self,
@@ -113,33 +114,36 @@ class KafkaBus:
             try:
                 with _speaking():
                     await self._create(set(topics))
-                    async with AIOKafkaConsumer(*topics, **self._client) as consumer:
+                    consumer = AIOKafkaConsumer(*topics, **self._client)
+                    try:
+                        await _whole(consumer.start())
                         await _seek(consumer, positions)
                         outage.over()
                         if started is not None:
                             started.set()
                         while True:
-                            found = await consumer.getmany(timeout_ms=_POLL_MS)
-                            for place, records in found.items():
+                            for place, records in (await _poll(consumer)).items():
                                 for envelope in _read(records):
                                     tell(callback, envelope.type, envelope.body)
                                 positions[place] = records[-1].offset + 1
+                    finally:
+                        await _whole(consumer.stop())
             except BusUnavailable as error:
                 await outage.wait(error)
 
     async def close(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            await producer.stop()
+            await _whole(producer.stop())
 
     async def _start(self) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
             **self._client, acks="all", enable_idempotence=True, max_batch_size=_BATCH_BYTES
         )
         try:
-            await producer.start()
+            await _whole(producer.start())
         except BaseException:
-            await producer.stop()
+            await _whole(producer.stop())
             raise
         return producer
 
@@ -149,7 +153,7 @@ class KafkaBus:
             return
         admin = AIOKafkaAdminClient(**self._client)
         try:
-            await admin.start()
+            await _whole(admin.start())
             brokers = (await admin.describe_cluster())["brokers"]
             wanted = [
                 NewTopic(
@@ -164,7 +168,7 @@ class KafkaBus:
                 if code not in (0, TopicAlreadyExistsError.errno):
                     raise for_code(code)(text)
         finally:
-            await admin.close()
+            await _whole(admin.close())
         self._there |= topics
 
 
@@ -181,9 +185,9 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]
     async def fetch(self) -> Sequence[Envelope]:
         self.idle.set()
         with _speaking():
-            found: dict[TopicPartition, list[ConsumerRecord]] = {}
+            found: _Found = {}
             while not found:
-                found = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=LARGEST_FETCH)
+                found = await _poll(self._consumer)
         self.idle.clear()
         self._ends = {place: records[-1].offset + 1 for place, records in found.items()}
         return [envelope for records in found.values() for envelope in _read(records)]
@@ -215,6 +219,25 @@ def _speaking() -> Iterator[None]:
         yield
     except (KafkaError, OSError) as error:
         raise BusUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+async def _whole(work: Coroutine[Any, Any, None]) -> None:
+    """Awaits it to its end, and only then is cancelled: what is half open could not be closed."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise
+
+
+async def _poll(consumer: AIOKafkaConsumer) -> _Found:
+    """What there is after a while; nothing is as good. Raises a cancellation that aiokafka lost."""
+    found: _Found = await consumer.getmany(timeout_ms=_POLL_MS, max_records=LARGEST_FETCH)
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+    return found
 
 
 async def _send(producer: AIOKafkaProducer, envelopes: Sequence[Envelope]) -> None:

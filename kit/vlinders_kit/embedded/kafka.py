@@ -1,15 +1,13 @@
 """Kafka, for tests of what runs on it: one node in KRaft mode, from the jars of Maven Central."""
 
-import asyncio
 import hashlib
 import shutil
+import socket
+import struct
 import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
 
 from vlinders_kit.embedded.programs import Program, leashed
 
@@ -98,8 +96,17 @@ class Kafka:
         return ["java", *_JAVA, logging, "-cp", f"{self.jars}/*", *arguments]
 
     def _serves(self) -> bool:
-        """Whether it takes part in its cluster: the port alone is open before that."""
-        return asyncio.run(_has_brokers(self.address))
+        """Whether it knows of a broker, itself: its port is open before that."""
+        # Metadata, version 4, of no topic; the answer's number of brokers follows three numbers.
+        body = struct.pack("!hhihi?", 3, 4, 0, -1, 0, False)
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 2) as asking:
+                asking.sendall(struct.pack("!i", len(body)) + body)
+                asking.settimeout(2)
+                answer = asking.recv(16, socket.MSG_WAITALL)
+        except OSError:
+            return False
+        return len(answer) == 16 and struct.unpack("!4i", answer)[3] > 0
 
 
 def jars(cache: Path) -> Path:
@@ -143,14 +150,3 @@ def _fetch(folder: Path) -> None:
     found = {(hashlib.sha256(it.read_bytes()).hexdigest(), it.name) for it in folder.iterdir()}
     if different := sorted({row[1] for row in known ^ found}):
         raise NotObtainable(f"not the jars that were expected: {', '.join(different)}")
-
-
-async def _has_brokers(address: str) -> bool:
-    admin = AIOKafkaAdminClient(bootstrap_servers=address, request_timeout_ms=2_000)
-    try:
-        await admin.start()
-        return bool((await admin.describe_cluster())["brokers"])
-    except (KafkaError, OSError):
-        return False
-    finally:
-        await admin.close()
