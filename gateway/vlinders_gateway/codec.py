@@ -50,7 +50,7 @@ class Times:
 
 
 def _write_moment(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.replace(microsecond=0, tzinfo=None).isoformat() + "Z"
 
 
 def _read_moment(value: Json) -> datetime:

@@ -1,0 +1,89 @@
+"""The documents: valid, complete, and readable without another host."""
+
+import re
+
+import pytest
+from openapi_spec_validator import OpenAPIV30SpecValidator
+
+from vlinders_gateway.dialects import DIALECTS, VLINDERS, Dialect
+from vlinders_gateway.openapi import document
+from vlinders_gateway.operations import operations
+from vlinders_gateway.page import page
+from vlinders_gateway.testing import Running
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+class TestEvery:
+    def test_is_valid_openapi(self, dialect: Dialect) -> None:
+        assert list(OpenAPIV30SpecValidator(document(dialect)).iter_errors()) == []
+
+    def test_has_every_operation_piped_ones_too(self, dialect: Dialect) -> None:
+        told = {
+            operation["operationId"]: operation
+            for verbs in document(dialect)["paths"].values()
+            for operation in verbs.values()
+        }
+        assert set(told) == {operation.name for operation, _, _ in dialect.places()}
+        assert all(entry["summary"] for entry in told.values())
+
+    def test_a_page_needs_no_other_host(self, dialect: Dialect) -> None:
+        shown = page(document(dialect))
+        assert "<script" not in shown
+        assert not re.search(r"(src|href)=\"(https?:)?//", shown)
+        assert all(f'id="{operation.name}"' in shown for operation, _, _ in dialect.places())
+
+
+def test_the_canonical_one_is_as_the_contract_says() -> None:
+    told = document(VLINDERS)
+    assert told["openapi"].startswith("3.0.")
+    assert (told["info"]["title"], told["info"]["version"]) == ("Vlinders Platform API", "1.0.0")
+    assert told["components"]["securitySchemes"] == {
+        "BearerAuth": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+    }
+    assert {"Error", "User"} <= told["components"]["schemas"].keys()
+
+
+def test_rules_of_the_contracts_are_told() -> None:
+    schemas = document(VLINDERS)["components"]["schemas"]
+    made = schemas["CreateApiKeyRequest"]
+    assert made["required"] == ["name", "permissions"]
+    assert made["properties"]["name"] == {"type": "string", "minLength": 1, "maxLength": 100}
+    assert made["properties"]["permissions"]["minItems"] == 1
+    assert made["properties"]["expires_at"]["nullable"]
+    assert schemas["RegisterRequest"]["properties"]["email"]["format"] == "email"
+
+
+def test_only_public_operations_need_no_credential() -> None:
+    told = document(VLINDERS)["paths"]
+    open_ones = {
+        entry["operationId"]
+        for verbs in told.values()
+        for entry in verbs.values()
+        if entry.get("security") == []
+    }
+    assert open_ones == {operation.name for operation in operations() if operation.public}
+
+
+def test_the_stream_of_a_chat_is_told() -> None:
+    chat = document(VLINDERS)["paths"]["/v1/chat/completions"]["post"]
+    assert set(chat["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
+    embeddings = document(VLINDERS)["paths"]["/v1/embeddings"]["post"]
+    assert set(embeddings["responses"]["200"]["content"]) == {"application/json"}
+
+
+@pytest.mark.anyio
+async def test_the_documents_are_served_to_anybody(running: Running) -> None:
+    for path in ("/openapi.json", "/v1/openapi.json", "/vlinders/v1/openapi.json"):
+        answer = await running.http.get(path)
+        assert answer.status_code == 200
+        assert answer.json() == document(VLINDERS)
+    for path in ("/docs", "/vlinders/docs"):
+        answer = await running.http.get(path)
+        assert answer.headers["content-type"].startswith("text/html")
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.anyio
+async def test_probes_are_answered(running: Running) -> None:
+    assert (await running.http.get("/healthz")).text == "alive\n"
+    assert (await running.http.get("/readyz")).status_code == 200
