@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ from uuid import uuid4
 import httpx
 import openai
 import psutil
+from sqlalchemy import text
 
 from vlinders_embedded.running import RunningStack
 from vlinders_kit.db import Database
@@ -19,6 +20,8 @@ from .upstreams import Upstream
 
 T = TypeVar("T")
 PASSWORD = "a password of the journeys"
+NOBODYS = "vlinders_sk_live_000000000000000000000000000000014KvK3z"
+"""A well-formed API key that nobody has."""
 NANOS = 10**9
 GRANT = 10 * NANOS
 """What each tenant begins with."""
@@ -135,18 +138,15 @@ class Platform:
                 await client.aclose()
 
     async def move_to(self, plan: str, tenant_id: str) -> None:
-        await self.sql(
-            "auth", "UPDATE tenant SET plan = :plan WHERE id = :id", plan=plan, id=tenant_id
-        )
+        statement = "UPDATE tenant SET plan = :plan WHERE id = :id RETURNING id"
+        assert await self.sql("auth", statement, plan=plan, id=tenant_id)
 
-    async def sql(self, database: str, statement: str, **values: Any) -> None:
-        """Changes a service's database as only who runs the platform can."""
-        from sqlalchemy import text
-
+    async def sql(self, database: str, statement: str, **values: Any) -> Sequence[Any]:
+        """What a service's database answers to a statement, as only who runs it can ask."""
         db = Database(self.database_url(database))
         try:
             async with db.begin() as tx:
-                await tx.execute(text(statement), values)
+                return (await tx.execute(text(statement), values)).all()
         finally:
             await db.close()
 

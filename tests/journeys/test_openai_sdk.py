@@ -6,10 +6,8 @@ import struct
 import openai
 import pytest
 
-from vlinders_kit import api_keys
-
 from .conftest import TRIAL_RATE
-from .platform import Platform, User
+from .platform import NOBODYS, Platform, User
 
 MODEL = "vlinders-tiny"
 HELLO = [{"role": "user", "content": "Tell me of the sea."}]
@@ -89,7 +87,7 @@ async def test_embeds_as_numbers_and_as_base64(client: openai.AsyncOpenAI) -> No
     assert plain.usage.prompt_tokens == plain.usage.total_tokens > 0
 
 
-@pytest.mark.parametrize("key", ["", "sk-of-somebody-else", api_keys.new()])
+@pytest.mark.parametrize("key", ["", "sk-of-somebody-else", NOBODYS])
 async def test_a_key_that_is_none_is_an_authentication_error(platform: Platform, key: str) -> None:
     async with platform.sdk(key or "-") as client:
         with pytest.raises(openai.AuthenticationError) as refused:
