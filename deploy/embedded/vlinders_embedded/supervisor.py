@@ -64,6 +64,7 @@ class Supervisor:
         self._changed = changed
         self._tasks = asyncio.TaskGroup()
         self._kept: list[_Kept] = []
+        self._begun = time.monotonic()
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
@@ -88,11 +89,10 @@ class Supervisor:
         From then on each is started again when it ends. Raises NotServing for the first one that
         ends before it has served, or does not serve in its time.
         """
-        begun = time.monotonic()
 
         async def first(kept: _Kept) -> None:
             await kept.first_serves()
-            self._report(f"  {kept.part.label:<16} ready {time.monotonic() - begun:5.1f} s")
+            self._report(f"  {time.monotonic() - self._begun:5.1f} s  {kept.part.label} is ready")
 
         new = [_Kept(part, self._logs, self._report, self._changed) for part in parts]
         self._kept.extend(new)
