@@ -4,7 +4,8 @@
 
 The file `FOLDER/<user of the request>` is the truth of what it has produced. The body also has
 `rate` (tokens a second), `max_tokens`, `prompt_tokens`, and `counts`: "continuous" as vLLM, "end"
-for usage at the end only, "none"; after `pause_after` tokens it says no more. It stops when its client closes, or half closes, the connection.
+for usage at the end only, "none"; after `pause_after` tokens it says no more. It stops when its
+client closes, or half closes, the connection.
 """
 
 import asyncio

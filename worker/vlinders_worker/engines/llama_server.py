@@ -48,7 +48,7 @@ def main(agent: int, options: Options) -> None:
     params.embedding = options.embeddings
     params.ui = False
     params.cors_origins = ""
-    params.verbosity = 2
+    params.verbosity = 1  # errors; warnings come with every request
     server = xllamacpp.Server(params)
     sys.stderr.write(f"listening at {server.listening_address}\n")
     while True:

@@ -1,5 +1,6 @@
 """What an engine writes: kept in a file, with the one before it, within a bound."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,9 +29,10 @@ class LogFile:
 
     def bound(self) -> None:
         """Moves what is there aside once it is long. The engine goes on in the same, empty file."""
-        if self._path.stat().st_size > LONGEST:
-            self._path.with_suffix(".log.1").write_bytes(self._path.read_bytes()[-LONGEST:])
-            os.truncate(self._path, 0)
+        with contextlib.suppress(FileNotFoundError):
+            if self._path.stat().st_size > LONGEST:
+                self._path.with_suffix(".log.1").write_bytes(self._path.read_bytes()[-LONGEST:])
+                os.truncate(self._path, 0)
 
     def last_line(self) -> str:
         """The last words of the engine, which mostly say why it ended."""

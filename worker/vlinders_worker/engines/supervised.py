@@ -1,11 +1,10 @@
 """An engine that is a child process: started, watched, started again, and never left behind."""
 
 import asyncio
-import contextlib
-import os
 import random
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import aiohttp
 
 from vlinders.gpu_scheduler.v1.workers_pb2 import Slot
 from vlinders_kit import logs
+from vlinders_worker.engines.child import Child
 from vlinders_worker.engines.engine import SlotState
 from vlinders_worker.engines.log_file import LogFile
 from vlinders_worker.engines.programs import Program
@@ -27,8 +27,6 @@ PROBES = 3
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 STEADY_SECONDS = 60.0
 """Having run for so long, an engine that ends is started as if for the first time."""
-
-STOP_SECONDS = 10.0
 
 log = logs.get(__name__)
 
@@ -70,7 +68,7 @@ class SupervisedEngine:
             if time.monotonic() - began > STEADY_SECONDS:
                 self._wait = FIRST_WAIT
             self.slot.turn(Slot.STATE_FAILED, why)
-            # Full jitter, so that engines that fell together do not come back together.
+            # With jitter, so that engines that fell together do not come back together.
             await asyncio.sleep(random.uniform(self._wait / 2, self._wait))
             self._wait = min(self._wait * 2, LONGEST_WAIT)
             self.slot.turn(Slot.STATE_LOADING)
@@ -80,39 +78,31 @@ class SupervisedEngine:
         self._port = _free_port()
         try:
             command = await self._program.command(self._port)
-        except OSError as error:
-            return f"cannot be prepared: {error}"
-        with self._log.opened() as output:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                env={**os.environ, **self._program.environment},
-            )
-        log.info("engine_started", slot_id=self.slot.id, pid=process.pid, port=self._port)
-        ended = asyncio.ensure_future(process.wait())
+            with self._log.opened() as output:
+                child = Child(command, output=output, environment=self._program.environment)
+        except (OSError, subprocess.SubprocessError) as error:
+            return f"cannot be started: {error}"
+        log.info("engine_started", slot_id=self.slot.id, pid=child.pid, port=self._port)
         try:
-            return await self._watch(ended)
+            return await self._watch(child)
         finally:
-            await _end(process, ended)
+            await child.end()
 
-    async def _watch(self, ended: "asyncio.Future[int]") -> str:
+    async def _watch(self, child: Child) -> str:
         """Waits until it is ready, then until it ends or hangs."""
         deadline = time.monotonic() + self._program.start_seconds
         pause = 0.05
         while not await self._answers():
-            if await _within(pause, ended):
-                return self._told_end(ended)
+            if (code := await child.ends_within(pause)) is not None:
+                return self._told_end(code)
             if time.monotonic() > deadline:
-                return f"not ready within {self._program.start_seconds} s"
+                return f"not ready within {self._program.start_seconds:.0f} s"
             pause = min(pause * 1.5, 1.0)
         self.slot.turn(Slot.STATE_READY)
         missed = 0
         while missed < PROBES:
-            if await _within(PROBE_SECONDS, ended):
-                return self._told_end(ended)
+            if (code := await child.ends_within(PROBE_SECONDS)) is not None:
+                return self._told_end(code)
             missed = 0 if await self._answers() else missed + 1
             self._log.bound()
         return f"{PROBES} probes without an answer"
@@ -126,29 +116,10 @@ class SupervisedEngine:
         except (aiohttp.ClientError, OSError):
             return False
 
-    def _told_end(self, ended: "asyncio.Future[int]") -> str:
-        code = ended.result()
+    def _told_end(self, code: int) -> str:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         last = self._log.last_line()
         return f"{how}: {last}" if last else how
-
-
-async def _within(seconds: float, ended: "asyncio.Future[int]") -> bool:
-    """Whether the process ends within `seconds`."""
-    done, _ = await asyncio.wait([ended], timeout=seconds)
-    return bool(done)
-
-
-async def _end(process: asyncio.subprocess.Process, ended: "asyncio.Future[int]") -> None:
-    """Ends the process and its group; waits until it is gone, even while being cancelled."""
-    for number, patience in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
-        if ended.done():
-            break
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        await asyncio.wait([ended], timeout=patience)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _free_port() -> int:
