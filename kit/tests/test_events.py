@@ -542,6 +542,7 @@ async def test_nothing_is_lost_or_done_twice_whoever_stops_whenever(
         for begin in range(0, 300, 10):
             events = (kinds.summed(key=f"key{n % 5}", number=n) for n in range(begin, begin + 10))
             await published(db, *events)
+            await asyncio.sleep(chance.uniform(0.0, 0.2))
         await until(lambda: _has(effects(db), 300))
 
     found = await effects(db)

@@ -4,9 +4,10 @@ A `Caller` travels in gRPC metadata as a `SignedCaller`: HMAC-SHA256 with the pl
 bound to one service and good for thirty seconds, so that what leaks from one call opens nothing.
 """
 
-import hashlib
 import hmac
 from contextvars import ContextVar
+
+from google.protobuf.message import DecodeError
 
 from vlinders.api.v1.caller_pb2 import Caller, SignedCaller
 from vlinders_kit.clock import Clock, SystemClock
@@ -43,11 +44,11 @@ class CallerKey:
         return signed.SerializeToString()
 
     def verify(self, token: bytes, audience: str) -> Caller:
-        """The caller in `token`; raises CallerNotTrusted for one not signed, not for us or too old."""
+        """The caller in `token`; raises CallerNotTrusted unless it is signed, for us, and fresh."""
         try:
             signed = SignedCaller.FromString(token)
             caller = Caller.FromString(signed.caller)
-        except ValueError:  # protobuf's DecodeError is one
+        except DecodeError:
             raise CallerNotTrusted from None
         genuine = hmac.compare_digest(signed.signature, self._signature(signed))
         if not genuine or signed.audience != audience or signed.expires_at_ms < self._now_ms():
@@ -55,8 +56,10 @@ class CallerKey:
         return caller
 
     def _signature(self, signed: SignedCaller) -> bytes:
-        said = b"%s\x00%s\x00%d" % (signed.caller, signed.audience.encode(), signed.expires_at_ms)
-        return hmac.new(self._secret, said, hashlib.sha256).digest()
+        # The length first, so that no two sets of fields are signed as the same bytes.
+        rest = b"%s %d" % (signed.audience.encode(), signed.expires_at_ms)
+        said = b"%d %s %s" % (len(signed.caller), signed.caller, rest)
+        return hmac.digest(self._secret, said, "sha256")
 
     def _now_ms(self) -> int:
         return int(self._clock.now().timestamp() * 1000)

@@ -46,12 +46,7 @@ class Database:
             pool_timeout=2,
             pool_pre_ping=True,
             hide_parameters=True,
-            connect_args={
-                "connect_timeout": 2,
-                "application_name": application_name,
-                "options": f"-c statement_timeout={statement_timeout_ms} -c lock_timeout=5000"
-                " -c idle_in_transaction_session_timeout=10000 -c timezone=UTC",
-            },
+            connect_args=_told(application_name, statement_timeout_ms),
         )
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
 
@@ -68,23 +63,25 @@ class Database:
 async def connect(
     url: str, application_name: str, *, statement_timeout_ms: int = 10_000
 ) -> psycopg.AsyncConnection[tuple[Any, ...]]:
-    """A connection outside of any pool, in autocommit: for session locks and LISTEN.
+    """A connection outside of any pool, in autocommit: for session locks and LISTEN."""
+    told = _told(application_name, statement_timeout_ms)
+    return await psycopg.AsyncConnection.connect(url, autocommit=True, **told)
 
-    Both ends notice within seconds when the other's machine is gone, so that no lock outlives it.
-    """
-    return await psycopg.AsyncConnection.connect(
-        url,
-        autocommit=True,
-        connect_timeout=2,
-        application_name=application_name,
-        keepalives_idle=5,
-        keepalives_interval=2,
-        keepalives_count=3,
-        tcp_user_timeout=10_000,
-        options=f"-c statement_timeout={statement_timeout_ms} -c lock_timeout=5000"
+
+def _told(application_name: str, statement_timeout_ms: int) -> dict[str, Any]:
+    """How every connection is made. Both ends notice within seconds that the other's machine is
+    gone: no statement waits for it, and no lock outlives it."""
+    return {
+        "connect_timeout": 2,
+        "application_name": application_name,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 10_000,
+        "options": f"-c statement_timeout={statement_timeout_ms} -c lock_timeout=5000"
         " -c idle_in_transaction_session_timeout=10000 -c timezone=UTC"
         " -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3",
-    )
+    }
 
 
 _AWAY = ("08", "53", "57P")

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from datetime import timedelta
 from typing import Any, ClassVar, dataclass_transform
 
@@ -19,6 +19,12 @@ class Violation:
     message: str
 
 
+_MOST_VIOLATIONS = 20
+_LONGEST = 300
+"""Characters of one text of an error. The whole has to fit in the 8 KiB of a call's trailers, else
+the caller gets RESOURCE_EXHAUSTED in its place."""
+
+
 @dataclass_transform(kw_only_default=True, eq_default=False)
 class AppError(Exception):
     """Something failed."""
@@ -29,12 +35,14 @@ class AppError(Exception):
     """When asking again makes sense, where it does."""
 
     def __init_subclass__(cls) -> None:
+        # Here, since a dataclass without a docstring gets its signature for one.
+        cls.__doc__ = cls.__doc__ or cls.__mro__[1].__doc__
         dataclass(kw_only=True, eq=False)(cls)
         cls.reason = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).upper()
 
     @property
     def facts(self) -> dict[str, str]:
-        return {name: str(value) for name, value in _fields(self).items() if name != "violations"}
+        return {field.name: str(getattr(self, field.name)) for field in _fields(self)}
 
     @property
     def violations(self) -> tuple[Violation, ...]:
@@ -156,13 +164,14 @@ def failure_of(error: AppError | grpc.aio.AioRpcError | Status) -> Failure:
 
 def status_of(error: AppError, domain: str) -> Status:
     """The status that tells `error` to other parts; `domain` is the service, as `vlinders.auth`."""
-    status = Status(code=error.status.value[0], message=str(error))
-    info = ErrorInfo(reason=error.reason, domain=domain, metadata=error.facts)
+    status = Status(code=error.status.value[0], message=_short(str(error)))
+    facts = {name: _short(value) for name, value in error.facts.items()}
+    info = ErrorInfo(reason=error.reason, domain=domain, metadata=facts)
     status.details.add().Pack(info)
     if error.violations:
         rows = [
-            BadRequest.FieldViolation(field=broken.field, description=broken.message)
-            for broken in error.violations
+            BadRequest.FieldViolation(field=_short(it.field), description=_short(it.message))
+            for it in error.violations[:_MOST_VIOLATIONS]
         ]
         status.details.add().Pack(BadRequest(field_violations=rows))
     if error.retry_after is not None:
@@ -186,5 +195,9 @@ def _read(status: Status) -> Failure:
     return Failure(code, reason, status.message, dict(info.metadata), broken, waits)
 
 
-def _fields(error: AppError) -> dict[str, Any]:
-    return asdict(error) if hasattr(error, "__dataclass_fields__") else {}  # type: ignore[call-overload]
+def _fields(error: AppError) -> tuple[Field[Any], ...]:
+    return fields(error) if is_dataclass(error) else ()
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"

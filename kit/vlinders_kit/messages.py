@@ -11,9 +11,12 @@ M = TypeVar("M", bound=Message)
 def to_message(kind: type[M], row: Any, **given: Any) -> M:
     """A `kind` filled from `given`, and for the rest from the attributes of `row`.
 
-    Raises AttributeError for a field that neither has, so that names stay honest.
+    Raises AttributeError for a field that neither has, and TypeError for what is given and is no
+    field, so that names stay honest.
     """
     message = kind()
+    if strange := given.keys() - kind.DESCRIPTOR.fields_by_name.keys():
+        raise TypeError(f"{kind.DESCRIPTOR.full_name} has no {', '.join(sorted(strange))}")
     for field in kind.DESCRIPTOR.fields:
         value = given[field.name] if field.name in given else getattr(row, field.name)
         if value is None:

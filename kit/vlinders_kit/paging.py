@@ -16,6 +16,8 @@ from vlinders_kit.errors import invalid
 LARGEST = 100
 """Items of one page, at most."""
 
+_LONGEST_TOKEN = 2_000
+
 Key = ColumnElement[Any] | InstrumentedAttribute[Any]
 """What a list can be in the order of: a column, or what a model maps it to."""
 
@@ -38,6 +40,8 @@ async def paged(
         raise invalid("limit", f"must be from 1 to {LARGEST}")
     if page.skip < 0:
         raise invalid("page", "must be at least 1")
+    if page.skip and page.token:
+        raise invalid("page", "does not go with a page token")
     column, down = _order(page.sort, by, sorts or {})
     total = 0
     if page.with_total:
@@ -78,15 +82,21 @@ def _write(sort: str, values: Sequence[Any]) -> str:
 
 def _read(token: str, sort: str, keys: Sequence[Key]) -> list[Any]:
     try:
+        if len(token) > _LONGEST_TOKEN:
+            raise ValueError
         raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
         wanted, *values = json.loads(raw)
         if wanted != sort or len(values) != len(keys):
             raise ValueError
-        return [
-            datetime.fromisoformat(value)
-            if key.type.python_type is datetime
-            else key.type.python_type(value)
-            for key, value in zip(keys, values, strict=True)
-        ]
-    except (ValueError, TypeError):
+        return [_typed(key, value) for key, value in zip(keys, values, strict=True)]
+    except (ValueError, TypeError, RecursionError):
         raise invalid("page_token", "is not a token of this list") from None
+
+
+def _typed(key: Key, value: Any) -> Any:
+    """A value as the database takes it; raises ValueError for one that no token of ours holds."""
+    kind = key.type.python_type
+    typed = datetime.fromisoformat(value) if kind is datetime else kind(value)
+    if isinstance(typed, str) and "\0" in typed:
+        raise ValueError
+    return typed

@@ -35,7 +35,8 @@ def policy_of(method: MethodDescriptor | None) -> api.Policy:
     """Its declared policy; what declares none is denied to everybody."""
     if method is None:
         return UNDECLARED
-    return method.GetOptions().Extensions[api.policy]
+    policy: api.Policy = method.GetOptions().Extensions[api.policy]  # type: ignore[index]
+    return policy
 
 
 def require(policy: api.Policy, caller: Caller) -> None:

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -17,9 +19,11 @@ from prometheus_client import start_http_server
 from vlinders_kit import logs, telemetry
 from vlinders_kit.callers import CallerKey
 from vlinders_kit.rpc import OPTIONS, Guard
+from vlinders_kit.settings import PartSettings
+from vlinders_kit.tls import Tls
 
 DRAIN = timedelta(seconds=30)
-"""How long what runs may go on after the process was told to end."""
+"""How long what runs may go on after the process was told to end, all of it together."""
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
@@ -30,13 +34,14 @@ class Process:
     """A gRPC service as a process.
 
         async with Process("vlinders.auth", port=50051, key=key) as process:
-            process.serve("vlinders.auth.v1.ApiKeyService", add_ApiKey…_to_server, ApiKeyService(db))
+            process.serve("vlinders.auth.v1.ApiKeyService", add_…_to_server, ApiKeyService(db))
             process.closers.append(db.close)
 
     The block builds the part. At its end the server starts, the part is ready, and it serves until
-    SIGTERM or SIGINT: then it is not ready any more (health says so at once), `drains` are awaited,
-    running calls have `DRAIN` to end, background tasks are cancelled, and `closers` run, last first.
-    A task of `tasks` that fails ends the process with the failure: a supervisor starts it again.
+    SIGTERM or SIGINT. Then it is not ready any more, and health says so at once; `drains` are
+    awaited and running calls end, all within `DRAIN`; background tasks are cancelled; and `closers`
+    run, last first. A background task that ends by itself ends the process with exit code 1: a
+    supervisor starts it again.
     """
 
     def __init__(
@@ -50,19 +55,38 @@ class Process:
         traces: str | None = None,
         sampled: float = 0.01,
         log_level: str = "INFO",
+        tls: Tls | None = None,
     ) -> None:
         logs.configure(name, level=log_level)
         telemetry.export(name, traces, sampled=sampled)
         self.name = name
         self.address = f"{host}:{port}"
         self.metrics_port = metrics_port
-        self.server = grpc.aio.server(interceptors=[Guard(name, key)], options=OPTIONS)
+        self.tls = tls
+        # Without the option a second process would get the port, too, and half of the calls.
+        options = (*OPTIONS, ("grpc.so_reuseport", 0))
+        self.server = grpc.aio.server(interceptors=[Guard(name, key)], options=options)
         self.services: list[str] = []
         """Full names of what is served, for reflection."""
         self.closers: list[Callable[[], Awaitable[Any]]] = []
         self.drains: list[Callable[[], Awaitable[Any]]] = []
         self._tasks: list[tuple[str, Callable[[], Awaitable[Any]]]] = []
         self._health = health.aio.HealthServicer()
+
+    @classmethod
+    def of(cls, name: str, settings: PartSettings) -> Self:
+        """The process that the settings of a part ask for."""
+        return cls(
+            name,
+            port=settings.port,
+            key=settings.key,
+            host=settings.host,
+            metrics_port=settings.metrics_port,
+            traces=settings.traces,
+            sampled=settings.traces_sampled,
+            log_level=settings.log_level,
+            tls=settings.tls,
+        )
 
     def serve(self, service: str, add: Callable[[Any, Any], None], servicer: Any) -> None:
         """Serves `servicer` under the full name `service`, which reflection tells."""
@@ -93,35 +117,72 @@ class Process:
                     log.error("close_failed", exc_info=failure)
 
     async def _serve(self) -> None:
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
-        names = (*self.services, HEALTH, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self.server)
-        if self.server.add_insecure_port(self.address) == 0:
-            sys.exit(f"{self.name}: cannot listen on {self.address}")
-        if self.metrics_port:
-            start_http_server(self.metrics_port, addr=self.address.rpartition(":")[0])
-        await self.server.start()
-        told = _signalled()
-        running = [asyncio.create_task(_named(run), name=name) for name, run in self._tasks]
-        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
-        log.info("ready", address=self.address)
-        try:
-            await asyncio.wait([told, *running], return_when=asyncio.FIRST_COMPLETED)
-            log.info("draining")
-        finally:
-            await self._health.enter_graceful_shutdown()
-            for drain in self.drains:
-                await drain()
-            await self.server.stop(DRAIN.total_seconds())
-            failed = [task for task in running if task.done() and not task.cancelled()]
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+        self._open()
+        async with AsyncExitStack() as stack:
+            if self.metrics_port:
+                host = self.address.rpartition(":")[0]
+                metrics, thread = start_http_server(self.metrics_port, addr=host)
+                stack.callback(thread.join)
+                stack.callback(metrics.server_close)
+                stack.callback(metrics.shutdown)
+            await self.server.start()
+            told = _signalled()
+            running = [asyncio.create_task(_named(run), name=name) for name, run in self._tasks]
+            await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+            log.info("ready", address=self.address)
+            try:
+                await asyncio.wait([told, *running], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                failed = [task for task in running if task.done() and not task.cancelled()]
+                await self._drain()
+                await _end(running)
         for task in failed:
             log.error("background_task_ended", task=task.get_name(), exc_info=task.exception())
         log.info("stopped")
         if failed:
             sys.exit(1)
+
+    def _open(self) -> None:
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
+        names = (*self.services, HEALTH, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self.server)
+        try:
+            if self.tls is None:
+                self.server.add_insecure_port(self.address)
+            else:
+                self.server.add_secure_port(self.address, self.tls.for_server())
+        except RuntimeError:
+            sys.exit(f"{self.name}: cannot listen on {self.address}")
+
+    async def _drain(self) -> None:
+        """Lets what runs end, for as long as `DRAIN` says, and then ends it."""
+        log.info("draining")
+        await self._health.enter_graceful_shutdown()
+        deadline = time.monotonic() + DRAIN.total_seconds()
+        for drain in self.drains:
+            try:
+                async with asyncio.timeout(_left(deadline)):
+                    await drain()
+            except Exception as failure:  # what else runs must be ended all the same
+                log.error("drain_failed", exc_info=failure)
+        await self.server.stop(_left(deadline))
+
+
+def _left(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancels the tasks until they have ended.
+
+    Once may not be enough: in Python 3.11 `asyncio.wait_for` loses a cancellation that comes in the
+    moment in which what it waits for is done.
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=1)
 
 
 async def _named(run: Callable[[], Awaitable[Any]]) -> None:

@@ -1,19 +1,22 @@
 """gRPC between parts: what stands before every handler, and channels that say who calls."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 from google.protobuf.message import Message
+from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
-from sqlalchemy.exc import DBAPIError, TimeoutError as PoolTimeout
+from sqlalchemy.exc import OperationalError
 
 from vlinders.api.v1 import options_pb2 as api
 from vlinders.api.v1.caller_pb2 import Caller
 from vlinders_kit import logs, telemetry
 from vlinders_kit.callers import METADATA, CallerKey, CallerNotTrusted, Identity, set_caller
-from vlinders_kit.errors import AppError, Unavailable, status_of
+from vlinders_kit.db import unavailable
+from vlinders_kit.errors import AppError, Unavailable, failure_of, status_of
 from vlinders_kit.policies import method_of, policy_of, require
+from vlinders_kit.tls import Tls
 from vlinders_kit.validation import validate
 
 DEADLINE_SECONDS = 5.0
@@ -35,6 +38,8 @@ OPTIONS: Sequence[tuple[str, int | str]] = (
 _OPEN = ("grpc.health.v1.Health", "grpc.reflection.")
 """Services that answer anybody who can reach the port: they tell nothing of anybody's."""
 
+_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
 log = logs.get(__name__)
 
 
@@ -42,8 +47,21 @@ class DatabaseUnavailable(Unavailable):
     """The database does not answer at the moment."""
 
 
+class PeerUnavailable(Unavailable):
+    """A part of the platform does not answer at the moment."""
+
+
 class InternalError(AppError):
     """Something went wrong on our side."""
+
+    trace_id: str = ""
+
+
+if TYPE_CHECKING:  # generic to mypy alone
+    Handler = grpc.RpcMethodHandler[Any, Any]
+    Context = grpc.aio.ServicerContext[Any, Any]
+else:
+    Handler, Context = grpc.RpcMethodHandler, grpc.aio.ServicerContext
 
 
 class Guard(grpc.aio.ServerInterceptor):
@@ -55,9 +73,9 @@ class Guard(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler:
+    ) -> Handler | None:
         handler = await continuation(details)
         path = details.method
         if handler is None or path.lstrip("/").startswith(_OPEN):
@@ -67,12 +85,10 @@ class Guard(grpc.aio.ServerInterceptor):
             return self._streaming(handler, path, policy)
         return self._unary(handler, path, policy)
 
-    def _unary(
-        self, handler: grpc.RpcMethodHandler, path: str, policy: api.Policy
-    ) -> grpc.RpcMethodHandler:
-        inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
+    def _unary(self, handler: Handler, path: str, policy: api.Policy) -> Handler:
+        inner: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
 
-        async def serve(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        async def serve(request: Any, context: Context) -> Any:
             with telemetry.served(
                 self.domain, path, context.invocation_metadata() or ()
             ) as outcome:
@@ -84,19 +100,17 @@ class Guard(grpc.aio.ServerInterceptor):
                 except Exception as error:  # every failure leaves as a status, none as text
                     await self._refuse(error, path, context, outcome)
 
-        kind = (
+        kind: Any = (
             grpc.stream_unary_rpc_method_handler
             if handler.request_streaming
             else grpc.unary_unary_rpc_method_handler
         )
-        return kind(serve, handler.request_deserializer, handler.response_serializer)
+        return cast(Handler, kind(serve, handler.request_deserializer, handler.response_serializer))
 
-    def _streaming(
-        self, handler: grpc.RpcMethodHandler, path: str, policy: api.Policy
-    ) -> grpc.RpcMethodHandler:
-        inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
+    def _streaming(self, handler: Handler, path: str, policy: api.Policy) -> Handler:
+        inner: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
-        async def serve(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+        async def serve(request: Any, context: Context) -> AsyncIterator[Any]:
             with telemetry.served(
                 self.domain, path, context.invocation_metadata() or ()
             ) as outcome:
@@ -109,14 +123,14 @@ class Guard(grpc.aio.ServerInterceptor):
                 except Exception as error:  # as above
                     await self._refuse(error, path, context, outcome)
 
-        kind = (
+        kind: Any = (
             grpc.stream_stream_rpc_method_handler
             if handler.request_streaming
             else grpc.unary_stream_rpc_method_handler
         )
-        return kind(serve, handler.request_deserializer, handler.response_serializer)
+        return cast(Handler, kind(serve, handler.request_deserializer, handler.response_serializer))
 
-    def _admit(self, policy: api.Policy, context: grpc.aio.ServicerContext) -> None:
+    def _admit(self, policy: api.Policy, context: Context) -> None:
         if policy.access == api.ACCESS_WORKER:
             return  # its own credential, a join token, is the servicer's to check
         for name, value in context.invocation_metadata() or ():
@@ -129,52 +143,62 @@ class Guard(grpc.aio.ServerInterceptor):
         set_caller(caller)
 
     async def _refuse(
-        self,
-        error: Exception,
-        path: str,
-        context: grpc.aio.ServicerContext,
-        outcome: telemetry.Outcome,
+        self, error: Exception, path: str, context: Context, outcome: telemetry.Outcome
     ) -> None:
         if isinstance(error, grpc.aio.AbortError):
             raise error
-        if isinstance(error, grpc.aio.AioRpcError):
+        if isinstance(error, grpc.aio.AioRpcError) and (status := _refusal(error)) is not None:
             # What a peer refused, it refused for a reason that is the caller's to know.
             outcome.code = error.code().name
-            status = rpc_status.from_call(error)  # type: ignore[arg-type]
-            if status is not None:
-                await context.abort_with_status(rpc_status.to_status(status))
-            await context.abort(error.code(), error.details() or "")
+            await context.abort_with_status(rpc_status.to_status(status))
         told = known(error)
-        if not isinstance(error, AppError):
-            log.error("rpc_failed", method=path, reason=told.reason, exc_info=error)
+        if isinstance(told, InternalError):
+            log.error("rpc_failed", method=path, exc_info=error)
+        elif told is not error:
+            log.warning("rpc_failed", method=path, reason=told.reason, error=type(error).__name__)
         outcome.code = told.status.name
         await context.abort_with_status(rpc_status.to_status(status_of(told, self.domain)))
 
 
 def known(error: Exception) -> AppError:
-    """What any failure of a handler is told as: itself, the database's absence, or a bug."""
+    """What any failure of a handler is told as: itself, something that is away, or a bug."""
     if isinstance(error, AppError):
         return error
-    lost = isinstance(error, DBAPIError) and error.connection_invalidated
-    refused = type(error).__name__ in ("OperationalError", "PoolTimeout", "ConnectionTimeout")
-    if isinstance(error, PoolTimeout) or lost or refused:
+    if isinstance(error, grpc.aio.AioRpcError) and error.code() in _AWAY:
+        return PeerUnavailable()
+    # Locks and deadlines of statements, too: it is worth asking again.
+    if unavailable(error) or isinstance(error, OperationalError):
         return DatabaseUnavailable()
-    return InternalError()
+    return InternalError(trace_id=telemetry.trace_id() or "")
 
 
-def connect(target: str, audience: str, identity: Identity) -> grpc.aio.Channel:
-    """A channel to the service `audience` (as `vlinders.auth`) at `target`.
+def _refusal(error: grpc.aio.AioRpcError) -> Status | None:
+    """What a peer said in its own words; None for what gRPC says, which tells of addresses, and for
+    a peer that does not trust us, which is no fault of whoever called us."""
+    for name, value in error.trailing_metadata() or ():
+        if name == "grpc-status-details-bin" and isinstance(value, bytes):
+            status = Status.FromString(value)
+            return None if failure_of(status).reason == CallerNotTrusted.reason else status
+    return None
+
+
+def connect(
+    target: str, audience: str, identity: Identity, tls: Tls | None = None
+) -> grpc.aio.Channel:
+    """A channel to the service `audience` (as `vlinders.auth`) at `target`; with `tls`, encrypted.
 
     Calls carry `identity`, unless their metadata name a caller already, and a deadline always.
     """
-    return grpc.aio.insecure_channel(
-        target,
-        options=OPTIONS,
-        interceptors=[
-            _SignedUnary(audience, identity),
-            _SignedStream(audience, identity),
-            _SignedServerStream(audience, identity),
-        ],
+    interceptors: list[grpc.aio.ClientInterceptor] = [
+        _SignedUnary(audience, identity),
+        _SignedStream(audience, identity),
+        _SignedServerStream(audience, identity),
+    ]
+    if tls is None:
+        return grpc.aio.insecure_channel(target, options=OPTIONS, interceptors=interceptors)
+    options = (*OPTIONS, *tls.options(audience))
+    return grpc.aio.secure_channel(
+        target, tls.for_channel(), options=options, interceptors=interceptors
     )
 
 

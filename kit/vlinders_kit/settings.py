@@ -1,17 +1,28 @@
 """Settings of a part: typed, from the environment, each with its sentence."""
 
 import sys
-from typing import Any, ClassVar, Self
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings
+from pydantic import (
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsError
+
+from vlinders_kit.callers import CallerKey
+from vlinders_kit.tls import Tls
 
 
 class Settings(BaseSettings):
-    """Subclass it per part; `prefix` names the variables: `VLINDERS_AUTH` and `port` are `VLINDERS_AUTH_PORT`."""
+    """Subclass it per part: with the prefix `VLINDERS_AUTH`, `port` is `VLINDERS_AUTH_PORT`."""
 
     prefix: ClassVar[str]
-    model_config: ClassVar[ConfigDict] = ConfigDict(  # type: ignore[misc,assignment]
+    model_config: ClassVar[ConfigDict] = ConfigDict(  # type: ignore[assignment]
         frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True
     )
 
@@ -39,6 +50,9 @@ class Settings(BaseSettings):
                 variable = f"{cls.prefix}_{row['loc'][0] if row['loc'] else ''}".upper()
                 sys.stderr.write(f"{variable}: {row['msg']}. {sentences.get(variable, '')}\n")
             raise SystemExit(2) from None
+        except SettingsError as error:  # a list or mapping that is no JSON
+            sys.stderr.write(f"{cls.prefix}_…: {error}\n")
+            raise SystemExit(2) from None
 
 
 class PartSettings(Settings):
@@ -62,8 +76,45 @@ class PartSettings(Settings):
     traces_sampled: float = Field(0.01, ge=0, le=1)
     """Share of the traces that begin here and are kept."""
 
-    log_level: str = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least level of the log lines that are written."""
+
+    tls_certificate: Path | None = None
+    """PEM file of the certificate that this part shows to others; without, nothing is encrypted."""
+
+    tls_key: Path | None = None
+    """PEM file of the certificate's key."""
+
+    tls_authority: Path | None = None
+    """PEM file of the authority whose certificates this part takes from others."""
+
+    @field_validator("caller_key")
+    @classmethod
+    def _is_hex(cls, value: SecretStr) -> SecretStr:
+        try:
+            bytes.fromhex(value.get_secret_value())
+        except ValueError:
+            raise ValueError("must be in hex") from None
+        return value
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        files = (self.tls_certificate, self.tls_key, self.tls_authority)
+        if any(files) and not all(files):
+            raise ValueError("tls_certificate, tls_key and tls_authority go together")
+        return self
+
+    @property
+    def key(self) -> CallerKey:
+        """The key that signs callers."""
+        return CallerKey(bytes.fromhex(self.caller_key.get_secret_value()))
+
+    @property
+    def tls(self) -> Tls | None:
+        """What this part shows and trusts, read now; None where nothing is encrypted."""
+        if not (self.tls_certificate and self.tls_key and self.tls_authority):
+            return None
+        return Tls.load(self.tls_certificate, self.tls_key, self.tls_authority)
 
 
 class ServiceSettings(PartSettings):

@@ -1,0 +1,39 @@
+"""TLS between parts: each shows a certificate that names it, and takes none but its authority's.
+
+Optional. A certificate is for the name of a part, as `vlinders.auth` in its subject alternative
+names: who holds the one of a worker cannot answer for auth, wherever it runs.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+
+
+@dataclass(frozen=True)
+class Tls:
+    """What a part shows and what it trusts, in PEM."""
+
+    certificate: bytes
+    key: bytes = field(repr=False)
+    authority: bytes
+
+    @classmethod
+    def load(cls, certificate: Path, key: Path, authority: Path) -> "Tls":
+        return cls(certificate.read_bytes(), key.read_bytes(), authority.read_bytes())
+
+    def for_server(self) -> grpc.ServerCredentials:
+        """Refuses whoever shows no certificate of the authority."""
+        return grpc.ssl_server_credentials(
+            [(self.key, self.certificate)],
+            root_certificates=self.authority,
+            require_client_auth=True,
+        )
+
+    def for_channel(self) -> grpc.ChannelCredentials:
+        return grpc.ssl_channel_credentials(self.authority, self.key, self.certificate)
+
+    @staticmethod
+    def options(audience: str) -> tuple[tuple[str, str], ...]:
+        """Has a channel take nobody but `audience`, at whatever address it is."""
+        return (("grpc.ssl_target_name_override", audience),)
