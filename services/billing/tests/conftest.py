@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,7 +25,7 @@ from vlinders_billing.recalls import Recalls
 from vlinders_billing.service import services
 from vlinders_billing.settings import BillingSettings
 from vlinders_billing.wallets import Grants
-from vlinders_kit.db import Database
+from vlinders_kit.db import Database, Tx
 from vlinders_kit.ids import new_id
 from vlinders_kit.testing import Served, named, served
 
@@ -44,23 +44,30 @@ class Bank:
     grants: Grants = NOTHING
     version: str = ""
     """The price that `usage` is made with."""
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(10))
+    """As many as there are connections: more would not wait for one as long as a test can take."""
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[Tx]:
+        async with self.turns, self.db.begin() as tx:
+            yield tx
 
     async def fund(self, tenant_id: str, nanos: int) -> None:
-        async with self.db.begin() as tx:
+        async with self.begin() as tx:
             await wallets.open(tx, [tenant_id], NOTHING)
             if nanos:
                 gift = Movement(new_id("gift"), "gift", PROMOTIONS, wallet_of(tenant_id), nanos)
                 await ledger.post(tx, [gift])
 
     async def post(self, *movements: Movement) -> dict[str, int]:
-        async with self.db.begin() as tx:
+        async with self.begin() as tx:
             return await ledger.post(tx, movements)
 
     async def lend(
         self, tenant_id: str, least: int, wanted: int = 0, *, id: str = "", holder: str = "inf_1"
     ) -> int | Short:
         ask = Ask(id or new_id("lease"), tenant_id, holder, least, wanted or least)
-        async with self.db.begin() as tx:
+        async with self.begin() as tx:
             wallet = (await ledger.lock(tx, [wallet_of(tenant_id)]))[wallet_of(tenant_id)]
             return await leases.acquire(tx, ask, wallet, MINUTE)
 
@@ -95,32 +102,32 @@ class Bank:
         return BillingSettings(**{**usual, **over})
 
     async def give_back(self, *returns: Return, holder: str = "inf_1") -> None:
-        async with self.db.begin() as tx:
+        async with self.begin() as tx:
             await leases.give_back(tx, holder, returns)
 
     async def renew(self, *lease_ids: str, holder: str = "inf_1") -> Sequence[str]:
-        async with self.db.begin() as tx:
+        async with self.begin() as tx:
             return await leases.renew(tx, holder, lease_ids, MINUTE)
 
     async def sweep(self, grace: timedelta = MINUTE) -> None:
-        async with self.db.begin() as tx:
+        async with self.begin() as tx:
             await leases.sweep(tx, grace)
 
     async def pass_time(self, by: timedelta) -> None:
         """Leases are judged by the database's clock, so it is they who move."""
-        async with self.db.begin() as tx:
+        async with self.begin() as tx:
             await tx.execute(
                 text("UPDATE lease SET expires_at = expires_at - :by, over_at = over_at - :by"),
                 {"by": by},
             )
 
     async def price(self, model: str, input: int, cached: int, output: int) -> str:
-        async with self.db.begin() as tx:
+        async with self.begin() as tx:
             wanted = Wanted(model, Price(input, cached, output))
             return (await price_versions.put(tx, [wanted]))[0].version
 
     async def record(self, *events: UsageRecorded) -> list[Charge]:
-        async with self.db.begin() as tx:
+        async with self.begin() as tx:
             return await usage.record(tx, events, self.grants, NOW)
 
     def usage(
@@ -146,31 +153,31 @@ class Bank:
         return UsageRecorded(**{**usual, **over})
 
     async def account(self, id: str) -> Account:
-        async with self.db.begin() as tx:
+        async with self.begin() as tx:
             return (await tx.scalars(select(Account).where(Account.id == id))).one()
 
     async def wallet(self, tenant_id: str) -> Account:
         return await self.account(wallet_of(tenant_id))
 
     async def lease(self, id: str) -> Lease:
-        async with self.db.begin() as tx:
+        async with self.begin() as tx:
             return (await tx.scalars(select(Lease).where(Lease.id == id))).one()
 
     async def records(self) -> Sequence[UsageRecord]:
-        async with self.db.begin() as tx:
+        async with self.begin() as tx:
             return (await tx.scalars(select(UsageRecord).order_by(UsageRecord.request_id))).all()
 
     async def count(self, table: str) -> int:
-        async with self.db.begin() as tx:
+        async with self.begin() as tx:
             return int(await tx.scalar(text(f"SELECT count(*) FROM {table}")) or 0)
 
     async def audit(self) -> Audit:
-        async with self.db.begin() as tx:
+        async with self.begin() as tx:
             return await audit(tx)
 
     async def tamper(self, *statements: str) -> None:
         """Does what only the database's owner can: passes by triggers and foreign keys."""
-        async with self.db.begin() as tx:
+        async with self.begin() as tx:
             await tx.execute(text("SET LOCAL session_replication_role = replica"))
             for statement in statements:
                 await tx.execute(text(statement))
