@@ -178,6 +178,24 @@ def test_two_stacks_run_side_by_side(door: RunningStack, var: Path) -> None:
     assert httpx.get(f"{other.url}/v1/models", headers=stranger).status_code == 401
 
 
+def test_the_contracts_have_their_catalogue_and_two_workers(var: Path) -> None:
+    up = bring_up(var, port=free_port(), variables={"PROFILE": "contracts"})
+
+    assert call(up).status_code == 200
+    assert {"gpt-4", "gpt-3.5-turbo"} <= {model["id"] for model in ask(up, "/v1/models")["data"]}
+    assert len(up.pids("worker")) == 2
+
+
+def test_events_travel_by_kafka_where_there_is_one(var: Path, kafka: str) -> None:
+    up = bring_up(var, port=free_port(), variables={"KAFKA": kafka})
+
+    assert call(up).status_code == 200
+    deadline = time.monotonic() + 60
+    while "usage" not in {row["kind"] for row in ask(up, "/v1/wallet/transfers")["data"]}:
+        assert time.monotonic() < deadline, up.log("billing-1")[-2000:]
+        time.sleep(0.1)
+
+
 def test_a_killed_supervisor_takes_all_along_and_the_next_up_recovers(var: Path) -> None:
     port = free_port()
     first = bring_up(var, port=port)
