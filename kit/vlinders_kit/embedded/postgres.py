@@ -26,6 +26,8 @@ FOR_TESTS: Mapping[str, str] = {
     "autovacuum": "off",
     "file_copy_method": "clone",
     "max_connections": "400",
+    # A connection that a test's end cuts half made must not hold up the drop of its database.
+    "authentication_timeout": "3",
 }
 """Nothing of a test outlives the machine, so nothing waits for a disk."""
 

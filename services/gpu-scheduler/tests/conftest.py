@@ -197,6 +197,8 @@ def start(db: Database, clock: ManualClock) -> Start:
                 yield platform
             finally:
                 await platform.close()
+                if scheduler.active is not None:
+                    await scheduler.active.registry.settled()
 
     return starting
 

@@ -273,6 +273,18 @@ class TestSelfDoubt:
 
         assert watched.moves == []
 
+    def test_c_and_d_a_new_hub_that_finds_many_suspect_does_not_end_them_together(
+        self, watched: Watched
+    ) -> None:
+        known = [
+            watched.fleet.adopt(watched.hello(f"worker_{n}"), n, b"key", State.SUSPECT)
+            for n in range(10)
+        ]
+
+        watched.run(GRACE + 15)
+
+        assert 1 <= watched.states(known).count(State.OFFLINE) <= 3
+
     def test_e_the_fleet_knows_of_no_store(self) -> None:
         """What a worker is follows from beats and a clock: nothing here could be lost."""
         import vlinders_gpu_scheduler.doubt as doubt

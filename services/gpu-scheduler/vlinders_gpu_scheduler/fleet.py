@@ -40,6 +40,8 @@ class Fleet:
         life = Life(self.timers, self._clock.monotonic(), state=state, adopted=True)
         worker = Worker(hello, epoch, key, life, self._clock.now(), hello.inventory)
         self.workers[worker.id] = worker
+        if state is State.SUSPECT:
+            self._suspects.add(worker)
         return worker
 
     def resume(self, hello: Hello, line: Line) -> Worker | None:

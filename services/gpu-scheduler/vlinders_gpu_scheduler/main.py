@@ -7,7 +7,6 @@ from vlinders_gpu_scheduler.service import PickService, WorkerService
 from vlinders_gpu_scheduler.settings import GpuSchedulerSettings
 from vlinders_gpu_scheduler.tickets import TicketKeys
 from vlinders_kit.bus import open_bus
-from vlinders_kit.callers import CallerKey
 from vlinders_kit.clock import SystemClock
 from vlinders_kit.db import Database
 from vlinders_kit.process import Process, run
@@ -17,23 +16,11 @@ NAME = "vlinders.gpu_scheduler"
 
 
 async def main(settings: GpuSchedulerSettings) -> None:
-    secret = bytes.fromhex(settings.caller_key.get_secret_value())
-    process = Process(
-        NAME,
-        port=settings.port,
-        key=CallerKey(secret),
-        host=settings.host,
-        metrics_port=settings.metrics_port,
-        traces=settings.traces,
-        sampled=settings.traces_sampled,
-        log_level=settings.log_level,
-    )
-    async with process:
+    async with Process.of(NAME, settings) as process:
         db = Database(settings.database_url.get_secret_value(), application_name=NAME)
         process.closers.append(db.close)
-        scheduler = Scheduler(
-            db, SystemClock(), TicketKeys(secret), settings.bounds, holder=settings.holder
-        )
+        keys = TicketKeys(bytes.fromhex(settings.caller_key.get_secret_value()))
+        scheduler = Scheduler(db, SystemClock(), keys, settings.bounds, holder=settings.holder)
         picks = PickService(scheduler)
         workers = WorkerService(scheduler, settings.join_token.get_secret_value())
         process.serve(

@@ -67,6 +67,7 @@ class Scheduler:
                     await self._hub.registry.settled()
             self._hub = None
         await self._ownership.release()
+        self._ownership.poke()
 
     async def _serve(self, term: int) -> None:
         """Is the hub for as long as the term lasts."""

@@ -86,7 +86,7 @@ class Life:
         self.timers = timers
         self.state = state
         self.heard_at = now
-        self.suspected_at = -inf
+        self.suspected_at = now if state is State.SUSPECT else -inf
         self._adopted = adopted
         self._rhythm = Rhythm(timers.beat)
         self._ends = now + (timers.drain if state is State.DRAINING else timers.registering)
