@@ -1,6 +1,7 @@
 """Logs of the parts, held to a size: what is over goes to one file `….log.old` and then away."""
 
 import asyncio
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,8 @@ _PERIOD = 10.0
 async def hold_to_size(folder: Path) -> None:
     """Watches the logs of `folder` until it is cancelled."""
     while True:
-        await asyncio.to_thread(turn_over, folder)
+        with contextlib.suppress(OSError):  # a full disk is no reason to end what runs
+            await asyncio.to_thread(turn_over, folder)
         await asyncio.sleep(_PERIOD)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from vlinders_embedded import logfiles
 from vlinders_kit.embedded.programs import NotServing, tail
 
 FIRST_PAUSE = 0.2
@@ -68,6 +69,7 @@ class Supervisor:
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
+        self._bounding = self._tasks.create_task(logfiles.hold_to_size(self._logs))
         return self
 
     async def __aexit__(
@@ -77,6 +79,7 @@ class Supervisor:
         trace: TracebackType | None,
     ) -> None:
         await self._drain()
+        self._bounding.cancel()
         await self._tasks.__aexit__(None, None, None)
 
     def running(self) -> list[tuple[Part, int]]:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-from vlinders_embedded import access, databases, first_call, folder, logfiles
+from vlinders_embedded import access, databases, first_call, folder
 from vlinders_embedded.ends_with import ENDS_WITH, ending_with
 from vlinders_embedded.minted import secrets_of
 from vlinders_embedded.options import Options
@@ -22,11 +22,15 @@ USABLE = 60.0
 """Seconds that the worker has to load its models once everything runs."""
 
 
+class EndedEarly(RuntimeError):
+    """The stack was told to end while it was starting."""
+
+
 async def run(options: Options, *, report: Report, ready: Callable[[], None]) -> None:
     """Runs the stack until SIGTERM or SIGINT; `ready` is called when the first call would succeed.
 
-    Raises PortTaken, NotServing and what the folder's holder raises; then nothing runs any more. A
-    second SIGINT, of somebody who does not want to wait, ends everything at once.
+    Raises PortTaken, NotServing and EndedEarly; then nothing runs any more. A second SIGINT, of
+    somebody who does not want to wait, ends everything at once.
     """
     begun = time.monotonic()
     require_free(options.port)
@@ -37,7 +41,7 @@ async def run(options: Options, *, report: Report, ready: Callable[[], None]) ->
     report(f"Starting Vlinders in {options.var}")
     async with _supervised(stack, report) as (supervisor, told):
         if not await _unless(told, _start(stack, supervisor)):
-            return
+            raise EndedEarly("told to end before everything was ready")
         access.write(stack, supervisor.running())
         report(f"\nVlinders is ready after {time.monotonic() - begun:.1f} s.")
         report(access.welcome(stack, first_call.model_to_call(stack)))
@@ -67,13 +71,11 @@ async def _supervised(
     loop.add_signal_handler(signal.SIGINT, interrupt)
     for number in (signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, told.set)
-    bounding = asyncio.create_task(logfiles.hold_to_size(var / "logs"))
     try:
         with ending_with(os.environ.get(ENDS_WITH), told.set):
             async with supervisor:
                 yield supervisor, told
     finally:
-        bounding.cancel()
         access.write(stack, [])
 
 
