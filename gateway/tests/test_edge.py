@@ -12,7 +12,10 @@ from vlinders.inference.v1.models_pb2 import ListModelsResponse
 from vlinders_gateway import protocol
 from vlinders_gateway.bodies import Limits as BodyLimits
 from vlinders_gateway.bodies import deeper_than
+from vlinders_gateway.dialects import CANONICAL
 from vlinders_gateway.edge import Rules
+from vlinders_gateway.exchange import EVENTS, Exchange
+from vlinders_gateway.operations import named
 from vlinders_gateway.testing import Running, Script, bearer, gateway
 
 pytestmark = pytest.mark.anyio
@@ -528,3 +531,61 @@ async def test_a_service_that_is_away_is_told_without_our_addresses(
     refusal = refusal_of(caught.value)
     assert (refusal.http, refusal.retry_after) == (503, 1)
     assert "127.0.0.1" not in refusal.message
+
+
+class TestLeaving:
+    """What a hot route learns of a client that leaves."""
+
+    @pytest.fixture
+    def told(self, running: Running) -> asyncio.Event:
+        """Has a hot route stream until the client leaves; set when it learns that it has."""
+        told = asyncio.Event()
+
+        async def stream(exchange: Exchange) -> None:
+            await exchange.body()
+            gone = asyncio.Event()
+            exchange.when_gone(gone.set)
+            await exchange.begin(200, EVENTS)
+            while not gone.is_set():
+                await exchange.write(b"data: {}\n\n")
+                await asyncio.sleep(0.01)
+            assert exchange.left
+            told.set()
+
+        chat = named("CreateChatCompletion")
+        running.edge.serve_hot(CANONICAL, chat, chat.place, stream)
+        return told
+
+    @pytest.mark.parametrize("way", ["close", "abort"])
+    async def test_it_learns_at_once(self, running: Running, told: asyncio.Event, way: str) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
+        )
+        await reader.readuntil(b"data: {}")
+        getattr(writer.transport, way)()
+        async with asyncio.timeout(5):
+            await told.wait()
+
+    async def test_one_that_stopped_reading_has_left(
+        self, running: Running, told: asyncio.Event, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(protocol, "STALL_SECONDS", 0.2)
+
+        async def flood(exchange: Exchange) -> None:
+            await exchange.body()
+            exchange.when_gone(told.set)
+            await exchange.begin(200, EVENTS)
+            while not told.is_set():
+                await exchange.write(b"x" * 65536)
+                await asyncio.sleep(0)
+
+        chat = named("CreateChatCompletion")
+        running.edge.serve_hot(CANONICAL, chat, chat.place, flood)
+        _, writer = await asyncio.open_connection("127.0.0.1", running.port, limit=1024)
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
+        )
+        async with asyncio.timeout(10):
+            await told.wait()
+        writer.transport.abort()

@@ -16,6 +16,7 @@
 | HEADERS_TOO_LARGE                                  | 431  | no                             |
 | UPSTREAM_FAILED                                    | 502  | perhaps                        |
 | any UNAVAILABLE: NO_CAPACITY, CREDIT_UNAVAILABLE, …| 503  | after Retry-After              |
+| TOO_MANY_REQUESTS_IN_FLIGHT (a replica's bound)    | 503  | after Retry-After              |
 | any DEADLINE_EXCEEDED                              | 504  | perhaps                        |
 | CALLER_NOT_TRUSTED (a service did not believe us)  | 500  | no                             |
 | any other                                          | 500  | no; it is a bug, and is logged |
@@ -53,6 +54,7 @@ BY_REASON: Mapping[str, int] = {
     "BODY_TOO_LARGE": 413,
     "CONTENT_ENCODED": 415,
     "HEADERS_TOO_LARGE": 431,
+    "TOO_MANY_REQUESTS_IN_FLIGHT": 503,
     "UPSTREAM_FAILED": 502,
 }
 """Where HTTP has a finer word than gRPC."""

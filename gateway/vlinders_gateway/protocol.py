@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from vlinders_gateway.bodies import WHOLE
+from vlinders_gateway.exchange import CONNECTION
 from vlinders_gateway.refusals import HeadersTooLarge, MalformedRequest, RequestTimeout
 from vlinders_kit.errors import AppError
 
@@ -51,6 +52,20 @@ class EdgeProtocol(HttpToolsProtocol):
         self._deadline = self.loop.time() + HEAD_SECONDS
         self._stalls_at = math.inf
         self._over = False
+        self._when_gone: Callable[[], None] | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        told, self._when_gone = self._when_gone, None
+        if told is not None:
+            told()
+
+    def when_gone(self, told: Callable[[], None]) -> None:
+        """Calls `told` if the client leaves before the answer that is being given has ended."""
+        if self.cycle.disconnected:
+            told()
+        else:
+            self._when_gone = told
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -84,6 +99,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = 0
         self._deadline = math.inf  # the body's is the exchange's to keep
+        self.scope[CONNECTION] = self  # type: ignore[literal-required]
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -93,6 +109,7 @@ class EdgeProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        self._when_gone = None
         super().on_response_complete()
         if WHOLE not in self.scope:
             self._deadline = self.loop.time() + LINGER_SECONDS

@@ -1,9 +1,10 @@
 """Settings of the gateway. Each is a `VLINDERS_GATEWAY_…` variable of the environment."""
 
 from datetime import timedelta
+from ipaddress import ip_network
 from typing import Annotated, ClassVar
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, NonNegativeInt, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 from vlinders_kit.settings import Settings
@@ -11,7 +12,7 @@ from vlinders_kit.settings import Settings
 Words = Annotated[tuple[str, ...], NoDecode]
 """Comma-separated."""
 
-Numbers = Annotated[dict[str, int], NoDecode]
+Numbers = Annotated[dict[str, NonNegativeInt], NoDecode]
 """`name=number`, comma-separated."""
 
 
@@ -120,4 +121,18 @@ class GatewaySettings(Settings):
     def _numbers(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        return dict(row.strip().split("=", 1) for row in value.split(",") if row.strip())
+        rows = (row.partition("=") for row in value.split(",") if row.strip())
+        return {name.strip(): number.strip() for name, _, number in rows}
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            ip_network(network)
+        return value
+
+    @field_validator("caller_key")
+    @classmethod
+    def _hex(cls, value: SecretStr) -> SecretStr:
+        bytes.fromhex(value.get_secret_value())
+        return value

@@ -1,7 +1,5 @@
 """The hot path: chat completions and embeddings as bytes, over the pipe to inference."""
 
-import asyncio
-
 from vlinders.api.v1.pipe_pb2 import PipeOpen
 from vlinders_gateway.admission import Admission
 from vlinders_gateway.bodies import ClientGone
@@ -62,8 +60,7 @@ class Piped:
 
 async def _answer(exchange: Exchange, running: PipeExchange) -> None:
     """Passes the answer on; a client that leaves meanwhile cancels it."""
-    watch = asyncio.create_task(exchange.gone())
-    watch.add_done_callback(lambda _: running.cancel())
+    exchange.when_gone(running.cancel)
     try:
         head = await running.head()
         if head.content_type == EVENTS.decode():
@@ -74,8 +71,6 @@ async def _answer(exchange: Exchange, running: PipeExchange) -> None:
         if exchange.left:
             raise ClientGone from None
         await exchange.refuse(refused.failure)
-    finally:
-        watch.cancel()
 
 
 async def _stream(exchange: Exchange, running: PipeExchange) -> None:

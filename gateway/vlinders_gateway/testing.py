@@ -59,8 +59,8 @@ class CredentialNotFound(Unauthenticated):
 class Script:
     """What the services answer, and what they were asked."""
 
-    answers: dict[str, Message | Exception] = field(default_factory=dict)
-    """Name of an RPC → what it answers."""
+    answers: dict[str, Any] = field(default_factory=dict)
+    """Name of an RPC → the message that it answers, what it raises, or its body."""
 
     asked: list[tuple[str, Message, Caller]] = field(default_factory=list)
     credentials: dict[bytes | str, IntrospectResponse | Exception] = field(default_factory=dict)
@@ -181,7 +181,8 @@ def _answering(name: str, script: Script) -> Any:
         told = script.answers[name]
         if isinstance(told, Exception):
             raise told
-        return told
+        found: Message = await told(request, context) if callable(told) else told
+        return found
 
     return answer
 

@@ -1,0 +1,127 @@
+"""The gateway as a process: comes up, serves, and ends when what it began is done."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+
+from vlinders.auth.v1.sessions_pb2 import LoginResponse
+from vlinders.inference.v1.generations_pb2_grpc import (
+    GenerationServiceServicer,
+    add_GenerationServiceServicer_to_server,
+)
+from vlinders_gateway.testing import Script, bearer, services
+from vlinders_kit.embedded.programs import free_port
+from vlinders_kit.pipe import Exchange, PipeServer
+from vlinders_kit.testing import CALLER_KEY, served
+
+pytestmark = pytest.mark.anyio
+
+
+class Echo(GenerationServiceServicer):
+    """Inference, as far as a gateway needs it: sends back what it was asked."""
+
+    def __init__(self) -> None:
+        self.pipe = PipeServer(self._answer, domain="vlinders.inference")
+
+    async def Pipe(self, requests: Any, context: Any) -> AsyncIterator[Any]:
+        async for frames in self.pipe.serve(requests):
+            yield frames
+
+    async def _answer(self, exchange: Exchange) -> None:
+        exchange.head("application/json")
+        await exchange.send(exchange.open.body)
+
+
+@asynccontextmanager
+async def process(script: Script, valkey: str) -> AsyncIterator[tuple[Any, str, str]]:
+    """The process, its address for clients and its address for the platform."""
+    echo = (
+        "vlinders.inference.v1.GenerationService",
+        add_GenerationServiceServicer_to_server,
+        Echo(),
+    )
+    port, inside = free_port(), free_port()
+    async with services(script) as parts, served("vlinders.inference", echo) as inference:
+        told = {
+            "PORT": port,
+            "METRICS_PORT": inside,
+            "CALLER_KEY": CALLER_KEY._secret.hex(),
+            "AUTH": parts["vlinders.auth"].address,
+            "BILLING": parts["vlinders.billing"].address,
+            "GPU_SCHEDULER": parts["vlinders.gpu_scheduler"].address,
+            "INFERENCE": inference.address,
+            "REDIS": valkey,
+            "BUS": "memory:",
+        }
+        running = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "vlinders_gateway.main",
+            env=os.environ | {f"VLINDERS_GATEWAY_{name}": str(told[name]) for name in told},
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            yield running, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{inside}"
+        finally:
+            if running.returncode is None:
+                running.kill()
+            await running.communicate()
+
+
+async def until_ready(inside: str) -> None:
+    async with asyncio.timeout(30), httpx.AsyncClient() as http:
+        while True:
+            try:
+                if (await http.get(f"{inside}/readyz")).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            await asyncio.sleep(0.05)
+
+
+async def test_it_serves_and_ends_when_what_it_began_is_done(script: Script, valkey: str) -> None:
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> LoginResponse:
+        begun.set()
+        await may_end.wait()
+        return LoginResponse(token_type="bearer")
+
+    script.answers["Login"] = slow
+    key = script.key()
+    async with process(script, valkey) as (running, url, inside), httpx.AsyncClient() as http:
+        await until_ready(inside)
+        body = {"model": "m", "messages": []}
+        chat = await http.post(f"{url}/v1/chat/completions", json=body, headers=bearer(key))
+        assert (chat.status_code, chat.json()) == (200, body)
+
+        login = {"email": "a@example.com", "password": "secret-enough"}
+        last = asyncio.create_task(http.post(f"{url}/v1/auth/login", json=login))
+        await begun.wait()
+        running.terminate()
+        async with asyncio.timeout(10):
+            while (await http.get(f"{inside}/readyz")).status_code == 200:
+                await asyncio.sleep(0.01)
+        may_end.set()
+
+        assert (await last).status_code == 200
+        async with asyncio.timeout(10):
+            assert await running.wait() == 0
+
+
+async def test_its_figures_name_operations_and_no_client_text(script: Script, valkey: str) -> None:
+    async with process(script, valkey) as (_, url, inside), httpx.AsyncClient() as http:
+        await until_ready(inside)
+        for path in ("/v1/models", "/v1/secret-of-a-client"):
+            await http.get(f"{url}{path}")
+        figures = (await http.get(f"{inside}/metrics")).text
+        assert 'operation="ListModels",service="gateway",status="401"' in figures
+        assert "secret-of-a-client" not in figures
+        assert (await http.get(f"{url}/metrics")).status_code == 404
