@@ -136,6 +136,15 @@ class Engine:
         self.cancelled: asyncio.Queue[str] = asyncio.Queue()
         """Request ids of the cancels that came, as a worker's agent gets them."""
         self.url = ""
+        self.runner: web.AppRunner
+
+    async def hang_up(self) -> None:
+        """Closes the connections that are kept."""
+        assert self.runner.server is not None
+        await self.runner.server.shutdown(0.01)
+
+    async def stop(self) -> None:
+        await self.runner.cleanup()
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())
@@ -157,6 +166,7 @@ async def engine_running() -> AsyncIterator[Engine]:
     app.router.add_post("/{path:.*}", engine.answer)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
+    engine.runner = runner
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     port = runner.addresses[0][1]
@@ -279,6 +289,20 @@ class Stage:
     channel: Callable[[Caller | None], Any]
     service: GenerationService
     caller: Caller = field(default_factory=an_api_key)
+    secret = SECRET
+    streams = staticmethod(streams)
+    tells = staticmethod(tells)
+    chunk = staticmethod(chunk)
+    completion = staticmethod(completion)
+    START = START
+
+    async def answered(self, exchange: PipeExchange) -> "Answer":
+        return await answered(exchange)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.01)
 
     def open(self, body: Any, operation: str = "CreateChatCompletion", **over: Any) -> PipeExchange:
         raw = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()

@@ -50,6 +50,11 @@ class Picks:
         """Whether the scheduler can be asked now."""
         self._standby = _Standby()
 
+    @property
+    def known(self) -> bool:
+        """Whether the last table still does."""
+        return self._standby.holds
+
     async def pick(
         self,
         request_id: str,
@@ -159,6 +164,10 @@ class _Standby:
         self._until = 0.0
         self._sent: dict[tuple[str, str], int] = {}
 
+    @property
+    def holds(self) -> bool:
+        return time.monotonic() < self._until
+
     def replace(self, table: StandbyTable) -> None:
         lifetime = table.lifetime.ToTimedelta().total_seconds() or STANDBY_SECONDS
         self._table = table
@@ -168,7 +177,7 @@ class _Standby:
     def pick(self, model: str, excluded: Sequence[str]) -> Target:
         """The slot with the least load for its width. Raises NoCapacity."""
         best, least = None, 0.0
-        if time.monotonic() < self._until:
+        if self.holds:
             for entry in self._table.entries:
                 if entry.model != model or entry.target.worker_id in excluded:
                     continue

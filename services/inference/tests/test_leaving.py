@@ -1,0 +1,127 @@
+"""Clients that leave providers, and replicas that end: what was produced is charged, once."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+pytestmark = pytest.mark.anyio
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "count to ten"}], "max_tokens": 50}
+
+
+def endless(stage: Any, closed: asyncio.Event) -> Any:
+    """A stream of two tokens and then silence, which notes that it was closed."""
+
+    async def behave(request: web.Request, body: Any) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(stage.chunk({"content": "one"}) + stage.chunk({"content": "two"}))
+        try:
+            await asyncio.sleep(60)
+        finally:
+            closed.set()
+        return response
+
+    return behave
+
+
+async def test_who_leaves_a_stream_pays_for_what_came(stage: Any) -> None:
+    closed = asyncio.Event()
+    stage.provider.script.append(endless(stage, closed))
+    exchange = stage.open(CHAT | {"stream": True})
+    await exchange.data()
+    exchange.cancel()
+
+    record = await stage.record()
+
+    assert record.outcome == record.OUTCOME_CANCELLED
+    assert (record.output_tokens, record.estimated) == (2, True)
+    assert record.input_tokens > 0
+    await asyncio.wait_for(closed.wait(), 1)
+
+
+async def test_who_leaves_before_a_whole_answer_pays_for_the_prompt(stage: Any) -> None:
+    async def slow(request: web.Request, body: Any) -> web.StreamResponse:
+        begun.set()
+        await asyncio.sleep(60)
+        return web.Response()
+
+    begun = asyncio.Event()
+    stage.provider.script.append(slow)
+    exchange = stage.open(CHAT)
+    await begun.wait()
+    exchange.cancel()
+
+    record = await stage.record()
+
+    assert record.outcome == record.OUTCOME_CANCELLED
+    assert (record.output_tokens, record.estimated) == (0, True)
+    assert record.charged_nanos == record.input_tokens * 10 > 0
+
+
+async def test_who_leaves_before_the_first_token_of_a_stream_pays_nothing(stage: Any) -> None:
+    async def slow(request: web.Request, body: Any) -> web.StreamResponse:
+        begun.set()
+        await asyncio.sleep(60)
+        return web.Response()
+
+    begun = asyncio.Event()
+    stage.provider.script.append(slow)
+    exchange = stage.open(CHAT | {"stream": True})
+    await begun.wait()
+    exchange.cancel()
+
+    assert (await stage.record()).charged_nanos == 0
+
+
+async def test_who_leaves_after_the_end_has_completed(stage: Any) -> None:
+    exchange = stage.open(CHAT | {"stream": True})
+    while b"[DONE]" not in await exchange.data():
+        pass
+    exchange.cancel()
+
+    assert (await stage.record()).outcome == 1
+
+
+async def test_a_deadline_ends_a_request_and_settles_it(stage: Any) -> None:
+    stage.provider.script.append(endless(stage, asyncio.Event()))
+
+    answer = await stage.answered(stage.open(CHAT | {"stream": True}, deadline_ms=300))
+
+    assert answer.failure.reason == "REQUEST_TOOK_TOO_LONG"
+    record = await stage.record()
+    assert (record.outcome, record.output_tokens) == (record.OUTCOME_CANCELLED, 2)
+
+
+async def test_a_drain_settles_what_cannot_end_in_time(stage: Any) -> None:
+    stage.provider.script.append(endless(stage, asyncio.Event()))
+    exchange = stage.open(CHAT | {"stream": True})
+    await exchange.data()
+
+    await stage.service.pipe.drain(within=0.1)
+
+    answer = await stage.answered(exchange)
+    assert answer.failure.reason == "REPLICA_STOPS"
+    assert (await stage.record()).output_tokens == 2
+
+
+async def test_a_thousand_who_leave_at_any_time_are_recorded_once_each(stage: Any) -> None:
+    exchanges = []
+    for number in range(200):
+        exchanges.append(stage.open(CHAT | {"stream": number % 2 == 0}))
+        if number % 7 == 0:
+            await asyncio.sleep(0)
+        if number % 3 == 0:
+            exchanges[number // 2].cancel()
+    for number, exchange in enumerate(exchanges):
+        if number % 2:
+            exchange.cancel()
+
+    records = await stage.records(200)
+
+    assert len({record.request_id for record in records}) == len(records) == 200
+    await stage.credit.close()
+    charged = sum(record.charged_nanos for record in records)
+    assert sum(stage.bank.leases.values()) == charged

@@ -1,0 +1,166 @@
+"""Own workers: picked by the scheduler, stopped when a client leaves, charged by their count."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from vlinders.gpu_scheduler.v1 import picks_pb2 as picks
+
+pytestmark = pytest.mark.anyio
+
+CHAT = {"model": "own", "messages": [{"role": "user", "content": "count"}], "max_tokens": 50}
+
+
+def event(body: Any) -> bytes:
+    return b"data: %s\n\n" % json.dumps(body).encode()
+
+
+def delta(content: str) -> bytes:
+    return event({"choices": [{"index": 0, "delta": {"content": content}, "finish_reason": None}]})
+
+
+def used(prompt: int, completion: int) -> dict[str, int]:
+    return {"prompt_tokens": prompt, "completion_tokens": completion}
+
+
+async def test_a_worker_gets_its_ticket_and_its_own_name_of_the_model(stage: Any) -> None:
+    answer = await stage.ask(CHAT)
+
+    assert answer.json["model"] == "own"
+    (headers,), (body,) = stage.worker.headers, stage.worker.bodies
+    assert headers["vlinders-ticket"] == "ticket-1"
+    assert headers["x-request-id"].startswith("req_")
+    assert body["model"] == "tiny"
+    record = await stage.record()
+    assert (record.served_by, record.outcome) == ("worker", record.OUTCOME_COMPLETED)
+    assert stage.scheduler.asked[0].request_id == record.request_id
+    await stage.until(lambda: stage.scheduler.finished == [record.request_id])
+
+
+async def test_a_worker_that_fails_before_the_first_byte_is_replaced_by_another(
+    stage: Any,
+) -> None:
+    stage.scheduler.targets.append(
+        picks.Target(worker_id="w2", address=stage.spare.url, slot_id="s", ticket="ticket-2")
+    )
+    stage.worker.script.append(stage.tells({}, status=503))
+
+    answer = await stage.ask(CHAT | {"stream": True})
+
+    assert answer.text == "one two 三"
+    assert stage.spare.headers[0]["vlinders-ticket"] == "ticket-2"
+    assert list(stage.scheduler.asked[1].excluded_worker_ids) == ["w1"]
+
+
+async def test_nobody_to_ask_is_no_capacity_and_costs_nothing(stage: Any) -> None:
+    stage.scheduler.targets.clear()
+
+    answer = await stage.ask(CHAT)
+
+    assert answer.failure.reason == "NO_CAPACITY"
+    assert answer.failure.retry_after is not None
+    record = await stage.record()
+    assert (record.charged_nanos, record.outcome) == (0, record.OUTCOME_FAILED)
+
+
+async def test_who_leaves_a_stream_pays_what_the_engine_counted(stage: Any) -> None:
+    async def until_cancelled(request: web.Request, body: Any) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(delta("one"))
+        await stage.worker.cancelled.get()
+        await response.write(delta("two") + event({"choices": [], "usage": used(9, 7)}))
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    stage.worker.script.append(until_cancelled)
+    exchange = stage.open(CHAT | {"stream": True})
+    await exchange.data()
+    exchange.cancel()
+
+    record = await stage.record()
+
+    assert record.outcome == record.OUTCOME_CANCELLED
+    assert (record.input_tokens, record.output_tokens, record.estimated) == (9, 7, False)
+    assert record.charged_nanos == 9 * 10 + 7 * 30
+
+
+async def test_who_leaves_before_the_answer_pays_what_the_engine_counted(stage: Any) -> None:
+    async def until_cancelled(request: web.Request, body: Any) -> web.StreamResponse:
+        begun.set()
+        await stage.worker.cancelled.get()
+        return web.json_response({"choices": [], "usage": used(9, 2)})
+
+    begun = asyncio.Event()
+    stage.worker.script.append(until_cancelled)
+    exchange = stage.open(CHAT)
+    await begun.wait()
+    exchange.cancel()
+
+    record = await stage.record()
+
+    assert record.outcome == record.OUTCOME_CANCELLED
+    assert (record.input_tokens, record.output_tokens, record.estimated) == (9, 2, False)
+
+
+async def test_a_worker_that_does_not_say_is_charged_by_what_came(stage: Any) -> None:
+    async def deaf(request: web.Request, body: Any) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(delta("one") + delta("two"))
+        await asyncio.sleep(60)
+        return response
+
+    stage.worker.script.append(deaf)
+    exchange = stage.open(CHAT | {"stream": True})
+    await exchange.data()
+    exchange.cancel()
+
+    record = await stage.record()
+
+    assert record.outcome == record.OUTCOME_CANCELLED
+    assert (record.output_tokens, record.estimated) == (2, True)
+    assert stage.worker.cancelled.get_nowait() == record.request_id
+
+
+async def test_a_worker_that_dies_in_a_stream_ends_it_with_an_error(stage: Any) -> None:
+    async def dies(request: web.Request, body: Any) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(delta("one") + delta("two"))
+        request.transport.abort()
+        return response
+
+    stage.worker.script.append(dies)
+
+    answer = await stage.ask(CHAT | {"stream": True})
+
+    assert answer.failure.reason == "UPSTREAM_FAILED"
+    assert answer.text == "onetwo"
+    assert "[DONE]" not in answer.events
+    record = await stage.record()
+    assert (record.outcome, record.output_tokens) == (record.OUTCOME_FAILED, 2)
+
+
+async def test_the_usage_before_an_engines_error_is_what_is_charged(stage: Any) -> None:
+    told = event({"choices": [], "usage": used(9, 5)}) + event({"error": {"message": "oom"}})
+    stage.worker.script.append(stage.streams(delta("one"), told))
+
+    answer = await stage.ask(CHAT | {"stream": True})
+
+    assert answer.failure.reason == "UPSTREAM_FAILED"
+    assert "oom" not in answer.failure.message
+    record = await stage.record()
+    assert (record.output_tokens, record.estimated) == (5, False)
+
+
+async def test_an_estimate_of_the_worker_stays_an_estimate(stage: Any) -> None:
+    usage = used(9, 3) | {"estimated": True}
+    stage.worker.script.append(stage.tells(stage.completion(usage=usage)))
+
+    await stage.ask(CHAT)
+
+    assert (await stage.record()).estimated
