@@ -6,7 +6,6 @@ from vlinders_billing.service import services
 from vlinders_billing.settings import BillingSettings
 from vlinders_billing.upkeep import Upkeep
 from vlinders_kit.bus import open_bus
-from vlinders_kit.callers import CallerKey
 from vlinders_kit.clock import SystemClock
 from vlinders_kit.consumer import Consumer
 from vlinders_kit.db import Database
@@ -17,18 +16,7 @@ NAME = "vlinders.billing"
 
 
 async def main(settings: BillingSettings) -> None:
-    key = CallerKey(bytes.fromhex(settings.caller_key.get_secret_value()))
-    process = Process(
-        NAME,
-        port=settings.port,
-        key=key,
-        host=settings.host,
-        metrics_port=settings.metrics_port,
-        traces=settings.traces,
-        sampled=settings.traces_sampled,
-        log_level=settings.log_level,
-    )
-    async with process:
+    async with Process.of(NAME, settings) as process:
         db = Database(settings.database_url.get_secret_value(), application_name=NAME)
         process.closers.append(db.close)
         told = Recalls(db.url)
