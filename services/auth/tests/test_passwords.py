@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 
+import psutil
 import pytest
 from argon2 import PasswordHasher, extract_parameters
 from argon2.low_level import Type
@@ -71,6 +72,15 @@ async def test_two_hundred_at_once_take_as_many_threads_as_there_are(
     assert all(isinstance(error, TooManyPasswords) for error in refused)
     assert answers.count("$argon2id$") == 2 + 64
     assert gate.most <= 2
+
+
+async def test_what_hashes_took_is_handed_back(passwords: Passwords) -> None:
+    await passwords.hash("a password")
+    before = psutil.Process().memory_info().rss
+
+    await asyncio.gather(*(passwords.hash("a password") for _ in range(20)))
+
+    assert psutil.Process().memory_info().rss - before < 15 * 2**20
 
 
 async def test_a_place_in_the_queue_is_free_again_when_its_caller_has_left(

@@ -12,12 +12,14 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, exists, select
 from sqlalchemy.dialects.postgresql import insert
 
-from vlinders_auth.errors import TooManyAttempts
+from vlinders_auth.errors import TooManyAttempts, TooManyPasswords
 from vlinders_auth.models import Account, Attempts, Session
 from vlinders_kit.db import Tx
 
 MOST = 10
 WINDOW = timedelta(minutes=15)
+LOST = timedelta(seconds=30)
+"""An attempt that has no outcome by then lost its process, and counts as one that failed."""
 
 
 async def subject_of(
@@ -31,32 +33,41 @@ async def subject_of(
 
 
 async def admit(tx: Tx, subject: bytes, *, now: datetime) -> None:
-    """Counts an attempt that is about to be looked at; raises TooManyAttempts if it may not be.
+    """Notes an attempt whose password is about to be looked at; `conclude` must follow.
 
-    It counts before its outcome is known, so that attempts at the same time do not slip through.
+    Raises TooManyAttempts after as many failures as there may be, and TooManyPasswords where those
+    that are being looked at could become as many: so none slips through beside the others.
     """
     row = (
         await tx.scalars(
             insert(Attempts)
-            .values(subject=subject, at=[], last_at=now)
+            .values(subject=subject, failed_at=[], begun_at=[], last_at=now)
             .on_conflict_do_update(index_elements=[Attempts.subject], set_={"last_at": now})
             .returning(Attempts)
         )
     ).one()
-    recent = [at for at in row.at if at > now - WINDOW]
-    if len(recent) >= MOST:
-        wait = recent[-MOST] + WINDOW - now
+    lost = [at for at in row.begun_at if at <= now - LOST]
+    failed = sorted(at for at in (*row.failed_at, *lost) if at > now - WINDOW)
+    begun = [at for at in row.begun_at if at > now - LOST]
+    if len(failed) >= MOST:
+        wait = failed[-MOST] + WINDOW - now
         raise TooManyAttempts(retry_seconds=max(1, math.ceil(wait.total_seconds())))
-    row.at = [*recent, now]
+    if len(failed) + len(begun) >= MOST:
+        raise TooManyPasswords
+    row.failed_at = failed
+    row.begun_at = [*begun, now]
 
 
-async def take_back(tx: Tx, subject: bytes, *, at: datetime) -> None:
-    """Does not count the attempt of `at` any more: the password was right, or not looked at."""
+async def conclude(tx: Tx, subject: bytes, *, begun_at: datetime, failed: bool) -> None:
+    """Says what came of the attempt that was admitted at `begun_at`."""
     row = await tx.scalar(select(Attempts).where(Attempts.subject == subject).with_for_update())
-    if row is not None and at in row.at:
-        rest = list(row.at)
-        rest.remove(at)
-        row.at = rest
+    if row is None or begun_at not in row.begun_at:
+        return
+    begun = list(row.begun_at)
+    begun.remove(begun_at)
+    row.begun_at = begun
+    if failed:
+        row.failed_at = [*row.failed_at, begun_at]
 
 
 async def forget_old(tx: Tx, *, now: datetime) -> None:

@@ -88,12 +88,14 @@ class RefreshToken(Table):
 
 
 class Attempts(Table):
-    """Passwords that were lately tried on one e-mail and found wrong, or are being looked at."""
+    """Passwords that were lately tried on one e-mail: found wrong, or being looked at."""
 
     __tablename__ = "attempts"
 
     subject: Mapped[bytes] = mapped_column(primary_key=True)
-    at: Mapped[list[datetime]] = mapped_column(ARRAY(TIMESTAMP(timezone=True)))
+    failed_at: Mapped[list[datetime]] = mapped_column(ARRAY(TIMESTAMP(timezone=True)))
+    begun_at: Mapped[list[datetime]] = mapped_column(ARRAY(TIMESTAMP(timezone=True)))
+    """Those without an outcome."""
     last_at: Mapped[datetime] = mapped_column(index=True)
 
 

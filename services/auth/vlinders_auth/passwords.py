@@ -1,6 +1,7 @@
 """Passwords: kept as argon2id, checked by a few threads to spare memory and the event loop."""
 
 import asyncio
+import ctypes
 import secrets
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,9 @@ from vlinders_auth.errors import TooManyPasswords
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_M_MMAP_THRESHOLD = -3
+"""Of glibc's mallopt(3)."""
+
 
 class Passwords:
     """Hashes and checks passwords, `threads` at a time; `queue` more wait their turn.
@@ -27,6 +31,7 @@ class Passwords:
         self._hasher = PasswordHasher(time_cost=passes, memory_cost=memory_kib, parallelism=1)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="passwords")
         self._room = BoundedSemaphore(threads + queue)
+        _hand_memory_back()
         self._nobodys = self._hasher.hash(secrets.token_urlsafe())
 
     async def hash(self, password: str) -> str:
@@ -64,3 +69,13 @@ class Passwords:
 
     def _leave(self, _: Future[T]) -> None:
         self._room.release()
+
+
+def _hand_memory_back() -> None:
+    """Has what a hash takes go back to the system when it is done, where the system can be told.
+
+    Left alone, glibc keeps tens of megabytes for ever, having learnt that such blocks come and go.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)

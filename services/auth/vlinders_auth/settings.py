@@ -53,7 +53,7 @@ class AuthSettings(ServiceSettings):
     password_threads: int = Field(2, ge=1)
     """Passwords that are checked at the same time."""
 
-    password_queue: int = Field(128, ge=0)
+    password_queue: int = Field(64, ge=0)
     """Passwords that may wait to be checked; beyond, sign-ins are refused for the moment."""
 
     @field_validator("sealing_key_file")

@@ -47,20 +47,19 @@ class SignIns:
             subject = await attempts.subject_of(tx, email, account, client_address, now=now)
             await attempts.admit(tx, subject, now=now)
         password_hash = None if account is None else account.password_hash
+        failed = False  # one that is refused, or whose caller leaves, tells nobody anything
         try:
-            genuine = await self._passwords.matches(password, password_hash)
-        except TooManyPasswords:
+            failed = not await self._passwords.matches(password, password_hash)
+        finally:
             async with self._db.begin() as tx:
-                await attempts.take_back(tx, subject, at=now)
-            raise
-        if account is None or not genuine:
+                await attempts.conclude(tx, subject, begun_at=now, failed=failed)
+        if account is None or failed:
             raise InvalidCredentials
         renewed = await self._renewed(account.password_hash, password)
         async with self._db.begin() as tx:
             locked = await accounts.lock(tx, account.id)
             if renewed is not None and locked.password_hash == account.password_hash:
                 locked.password_hash = renewed
-            await attempts.take_back(tx, subject, at=now)
             session, token = await sessions.open(
                 tx, locked, client_address=client_address, now=now, lifetime=self._lifetime
             )

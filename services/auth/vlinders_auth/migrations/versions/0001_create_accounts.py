@@ -55,7 +55,8 @@ def upgrade() -> None:
 
         CREATE TABLE attempts (
             subject bytea PRIMARY KEY CHECK (length(subject) = 32),
-            at timestamptz[] NOT NULL,
+            failed_at timestamptz[] NOT NULL,
+            begun_at timestamptz[] NOT NULL,
             last_at timestamptz NOT NULL
         );
         CREATE INDEX ix_attempts_last_at ON attempts (last_at);
