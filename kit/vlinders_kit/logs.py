@@ -3,23 +3,38 @@
 import logging
 import re
 import sys
+import time
+from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
 
 import structlog
+from google.protobuf.message import Message
 
 from vlinders_kit import telemetry
 
 _SECRET_NAMES = re.compile(
     r"(?i)(password|passwd|secret|authorization|cookie|credential|signature|private|dsn"
-    r"|database_url|api_?key$|(^|_)token$|ticket)"
+    r"|database_url|api[_-]?key$|token$|ticket)"
 )
 _SECRET_TEXTS = re.compile(
-    r"vlinders_(?:sk_live|rt)_[\w-]+|(?i:bearer\s+)\S+|eyJ[\w-]+\.[\w-]+\.[\w-]*|\bsk-[\w-]{8,}"
-    r"|(?<=://)[^/\s@]*:[^/\s@]*(?=@)|(?i:\b(?:api[_-]?key|key|token|password|secret)=)[^&\s]+"
+    # Keys by their form: ours, those of providers, JWTs.
+    r"vlinders_(?:sk_live|rt)_[\w-]+|\bsk-[\w-]{8,}|eyJ[\w-]+\.[\w-]+\.[\w-]*"
+    # What follows a scheme of HTTP, and `user:password` in a URL up to its last @.
+    r"|(?i:\bbearer\s+)\S+|(?i:\bbasic\s+)[\w+/=-]{8,}|(?<=://)[^/\s]*:[^/\s]*(?=@)"
+    # `token=…` of a URL or a DSN, and `"token": "…"` of JSON or a dict.
+    r"|(?i:(?:key|token|password|passwd|secret|signature)=)[^&\s'\"]+"
+    r"|(?i:(?:key|token|password|passwd|secret|authorization)['\"]\s*:\s*b?['\"])[^'\"]*"
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _LONGEST = 2_000
-"""Characters of one value; what is longer is cut, so that no request can write a book."""
+"""Characters of one value; the middle of what is longer is cut, so that no request can write a
+book. An exception says at its end what it is."""
+
+_STRUCTLOGS_OWN = ("_record", "_from_structlog")
+_DEEPEST = 5
+_MOST = 100
+_SELDOM_SECONDS = 30.0
 
 
 def get(name: str) -> Any:
@@ -44,6 +59,7 @@ def configure(service: str, *, level: str = "INFO") -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_Seldom())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -60,20 +76,54 @@ def configure(service: str, *, level: str = "INFO") -> None:
 
 def redact(logger: Any, method: str, event: dict[str, Any]) -> dict[str, Any]:
     """Takes secrets out of an event, by the name of the field and by the look of the text."""
-    return {name: _clean(name, value) for name, value in event.items()}
+    return {
+        name: value if name in _STRUCTLOGS_OWN else _clean(name, value)
+        for name, value in event.items()
+    }
 
 
-def _clean(name: str, value: Any) -> Any:
-    if _SECRET_NAMES.search(name) and value is not None:
+class _Seldom(logging.Filter):
+    """Lets a line of a library's code speak once in a while: some do at each try, for an outage."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._said: dict[tuple[str, int], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        place, now = (record.pathname, record.lineno), self._clock()
+        if now - self._said.get(place, -_SELDOM_SECONDS) < _SELDOM_SECONDS:
+            return False
+        self._said[place] = now
+        return True
+
+
+def _clean(name: str, value: Any, depth: int = 0) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return "[redacted]" if value is not None and _SECRET_NAMES.search(name) else value
+    if _SECRET_NAMES.search(name):
         return "[redacted]"
-    if isinstance(value, str):
-        text = _CONTROL.sub("?", _SECRET_TEXTS.sub("[redacted]", value))
-        return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
-    if isinstance(value, dict):
-        return {key: _clean(str(key), inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean(name, inner) for inner in value[:100]]
-    return value if isinstance(value, int | float | bool | None) else _clean(name, str(value))
+    if isinstance(value, Message):  # nobody knows what a client has put in
+        return f"[{value.DESCRIPTOR.full_name}]"
+    if depth == _DEEPEST:
+        return "…"
+    if isinstance(value, Mapping):
+        pairs = islice(value.items(), _MOST)
+        return {_text(str(key)): _clean(str(key), inner, depth + 1) for key, inner in pairs}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_clean(name, inner, depth + 1) for inner in islice(value, _MOST)]
+    if isinstance(value, bytes | bytearray):
+        return _text(value.decode(errors="replace"))
+    return _text(str(value))
+
+
+def _text(text: str) -> str:
+    if len(text) > 10 * _LONGEST:  # the patterns' time, too, is bounded
+        text = text[: 5 * _LONGEST] + text[-5 * _LONGEST :]
+    text = _CONTROL.sub("?", _SECRET_TEXTS.sub("[redacted]", text))
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[: _LONGEST // 4]} … {text[-_LONGEST * 3 // 4 :]}"
 
 
 def _add(service: str) -> Any:
