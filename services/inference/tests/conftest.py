@@ -33,9 +33,7 @@ from vlinders.gpu_scheduler.v1.picks_pb2_grpc import (
 from vlinders.inference.v1.events_pb2 import UsageRecorded
 from vlinders.inference.v1.generations_pb2_grpc import (
     GenerationServiceStub,
-    add_GenerationServiceServicer_to_server,
 )
-from vlinders.inference.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
 from vlinders_inference.admission import CreditBook
 from vlinders_inference.billing import Billing
 from vlinders_inference.catalogue import Catalogue, Model, Offer, ProviderKey
@@ -46,7 +44,7 @@ from vlinders_inference.metering import UsageLog
 from vlinders_inference.picks import Picks
 from vlinders_inference.providers import Providers
 from vlinders_inference.routes import Router
-from vlinders_inference.service import GenerationService, ModelService
+from vlinders_inference.service import GenerationService, services
 from vlinders_inference.waits import Watch
 from vlinders_kit.clock import SystemClock
 from vlinders_kit.db import connect
@@ -420,19 +418,7 @@ async def stage(database_url: str) -> AsyncIterator[Stage]:
         )
         service = GenerationService(generations)
         inference = await stack.enter_async_context(
-            served(
-                "vlinders.inference",
-                (
-                    "vlinders.inference.v1.GenerationService",
-                    add_GenerationServiceServicer_to_server,
-                    service,
-                ),
-                (
-                    "vlinders.inference.v1.ModelService",
-                    add_ModelServiceServicer_to_server,
-                    ModelService(catalogue),
-                ),
-            )
+            served("vlinders.inference", *services(service, catalogue))
         )
 
         def open_stream(address: str) -> tuple[Any, Any]:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,7 +22,6 @@ from vlinders.billing.v1.prices_pb2_grpc import (
 )
 from vlinders.inference.v1.models_pb2 import ListModelsRequest
 from vlinders.inference.v1.models_pb2_grpc import ModelServiceStub
-from vlinders_inference.settings import InferenceSettings
 from vlinders_kit.callers import CallerKey
 from vlinders_kit.embedded.programs import free_port
 from vlinders_kit.rpc import connect
@@ -118,18 +116,3 @@ async def test_a_wrong_catalogue_ends_the_start_with_what_to_do(
     assert process.returncode == 2
     assert b"providers[0].models.gpt-x.input_prize: is not known here" in log
     assert b"canary" not in log
-
-
-def test_the_readme_names_every_setting() -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-
-    named = set(re.findall(r"`(VLINDERS_INFERENCE_[A-Z_]+)`", readme))
-
-    assert named == InferenceSettings.variables().keys()
-
-
-def test_the_readme_names_every_rpc() -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-
-    for rpc in ("Pipe", "CreateChatCompletion", "CreateEmbeddings", "ListModels", "GetModel"):
-        assert f"`{rpc}`" in readme

@@ -5,8 +5,6 @@ import os
 import sys
 from functools import partial
 
-from vlinders.inference.v1.generations_pb2_grpc import add_GenerationServiceServicer_to_server
-from vlinders.inference.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
 from vlinders_inference import catalogue, configuration
 from vlinders_inference.admission import CreditBook
 from vlinders_inference.billing import Billing
@@ -18,11 +16,11 @@ from vlinders_inference.picks import Picks
 from vlinders_inference.price_list import PriceList
 from vlinders_inference.providers import Providers
 from vlinders_inference.routes import Router
-from vlinders_inference.service import GenerationService, ModelService
+from vlinders_inference.service import GenerationService, services
 from vlinders_inference.settings import InferenceSettings
 from vlinders_inference.waits import Watch
 from vlinders_kit.bus import open_bus
-from vlinders_kit.callers import CallerKey, Identity
+from vlinders_kit.callers import Identity
 from vlinders_kit.clock import SystemClock
 from vlinders_kit.db import Database
 from vlinders_kit.ids import new_id
@@ -39,23 +37,12 @@ PRICES_WITHIN = 10.0
 
 async def main(settings: InferenceSettings) -> None:
     configured = _configured(settings)
-    key = CallerKey(bytes.fromhex(settings.caller_key.get_secret_value()))
-    process = Process(
-        NAME,
-        port=settings.port,
-        key=key,
-        host=settings.host,
-        metrics_port=settings.metrics_port,
-        traces=settings.traces,
-        sampled=settings.traces_sampled,
-        log_level=settings.log_level,
-    )
-    async with process:
+    async with Process.of(NAME, settings) as process:
         db = Database(settings.database_url.get_secret_value(), application_name=NAME)
         process.closers.append(db.close)
         models = await _catalogue(db, configured, settings)
-        identity = Identity("inference", key)
-        to_billing = connect(settings.billing, "vlinders.billing", identity)
+        identity, tls = Identity("inference", settings.key), settings.tls
+        to_billing = connect(settings.billing, "vlinders.billing", identity, tls)
         process.closers.append(to_billing.close)
         billing = Billing(to_billing, holder=new_id("holder"))
         await _follow_prices(process, db, billing, models, configured, settings)
@@ -65,7 +52,9 @@ async def main(settings: InferenceSettings) -> None:
         usage = UsageLog(db.url)
         process.background("usage", usage.run)
         process.closers.append(usage.close)
-        router = _router(process, identity, models, settings)
+        to_scheduler = connect(settings.gpu_scheduler, "vlinders.gpu_scheduler", identity, tls)
+        process.closers.append(to_scheduler.close)
+        router = _router(process, Picks(to_scheduler), models, settings)
         _serve(process, models, credit, router, usage, settings)
         _spare_the_collector()
 
@@ -106,11 +95,8 @@ async def _follow_prices(
 
 
 def _router(
-    process: Process, identity: Identity, models: Catalogue, settings: InferenceSettings
+    process: Process, picks: Picks, models: Catalogue, settings: InferenceSettings
 ) -> Router:
-    to_scheduler = connect(settings.gpu_scheduler, "vlinders.gpu_scheduler", identity)
-    process.closers.append(to_scheduler.close)
-    picks = Picks(to_scheduler)
     process.background("picks", picks.run)
     timeouts = settings.timeouts
     router = Router(picks, Providers(models.models.values(), timeouts), timeouts)
@@ -133,16 +119,8 @@ def _serve(
     )
     service = GenerationService(generations)
     process.drains.append(service.pipe.drain)
-    process.serve(
-        "vlinders.inference.v1.GenerationService",
-        add_GenerationServiceServicer_to_server,
-        service,
-    )
-    process.serve(
-        "vlinders.inference.v1.ModelService",
-        add_ModelServiceServicer_to_server,
-        ModelService(models),
-    )
+    for each in services(service, models):
+        process.serve(*each)
 
 
 def _spare_the_collector() -> None:

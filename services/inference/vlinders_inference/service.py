@@ -1,6 +1,6 @@
 """The RPCs of inference: the pipe, the same operations over plain gRPC, the models."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
 from google.protobuf import json_format
@@ -10,8 +10,14 @@ from grpc.aio import ServicerContext
 from vlinders.api.v1.pipe_pb2 import PipeFrames
 from vlinders.inference.v1 import generations_pb2 as pb
 from vlinders.inference.v1 import models_pb2 as models_pb
-from vlinders.inference.v1.generations_pb2_grpc import GenerationServiceServicer
-from vlinders.inference.v1.models_pb2_grpc import ModelServiceServicer
+from vlinders.inference.v1.generations_pb2_grpc import (
+    GenerationServiceServicer,
+    add_GenerationServiceServicer_to_server,
+)
+from vlinders.inference.v1.models_pb2_grpc import (
+    ModelServiceServicer,
+    add_ModelServiceServicer_to_server,
+)
 from vlinders_inference.catalogue import Catalogue, Model
 from vlinders_inference.errors import UnknownOperation
 from vlinders_inference.generations import Generations
@@ -24,6 +30,20 @@ M = TypeVar("M", bound=Message)
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GenerationService"]
 _POLICIES = {method.name: policy_of(method) for method in _SERVICE.methods}
+
+
+Served = tuple[str, Callable[[Any, Any], None], Any]
+"""Full name, how it is added to a server, servicer."""
+
+
+def services(generations: "GenerationService", catalogue: Catalogue) -> Sequence[Served]:
+    """All that inference serves."""
+    package = "vlinders.inference.v1"
+    models = ModelService(catalogue)
+    return (
+        (f"{package}.GenerationService", add_GenerationServiceServicer_to_server, generations),
+        (f"{package}.ModelService", add_ModelServiceServicer_to_server, models),
+    )
 
 
 class GenerationService(GenerationServiceServicer):
