@@ -250,6 +250,7 @@ def host(scheduler: ScriptedScheduler, tmp_path: Path) -> Hosts:
                     if ready:
                         await scheduler.until(lambda: scheduler.hellos)
                         await scheduler.until_ready(engines[0]["id"])
+                        await scheduler.until(lambda: agent.lease.holds)
                     yield Host(scheduler, agent, given.reached_at, http, tmp_path)
                 finally:
                     told.set()

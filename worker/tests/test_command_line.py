@@ -74,6 +74,16 @@ async def test_a_second_agent_with_the_same_state_says_so(started: Any, options:
     assert "another worker agent runs with this state directory" in told.decode()
 
 
+async def test_a_port_that_is_taken_is_said(started: Any, options: Any, tmp_path: Path) -> None:
+    second = await start({**options, "state-dir": str(tmp_path / "other")})
+
+    _, told = await second.communicate()
+
+    assert second.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{options['port']}" in told.decode()
+    assert "Traceback" not in told.decode()
+
+
 @pytest.mark.parametrize(
     ("changed", "code", "said"),
     [

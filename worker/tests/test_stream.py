@@ -98,6 +98,18 @@ async def test_a_drain_lets_what_runs_finish_and_then_says_goodbye(
         assert here.produced("r1") == 100
 
 
+async def test_a_drain_whose_stream_is_lost_is_off_until_it_is_asked_again(
+    host: Any, numbered: Any
+) -> None:
+    async with host(numbered) as here, here.ask("r1", stream=True, max_tokens=10_000, rate=100):
+        here.scheduler.drain(timedelta(seconds=20))
+        await here.scheduler.until(lambda: here.agent.server.closed)
+        here.scheduler.hang_up()
+        await here.scheduler.until(lambda: here.agent.lease.epoch == 2)
+        async with here.ask("r2", max_tokens=1) as answer:
+            assert answer.status == 200
+
+
 async def test_what_still_runs_at_the_end_of_a_drain_is_told_so(
     host: Any, numbered: Any, events: Any
 ) -> None:

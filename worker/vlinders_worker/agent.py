@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from importlib.metadata import version
@@ -29,6 +30,9 @@ from vlinders_worker.settings import WorkerSettings
 from vlinders_worker.stream import Changes, SchedulerStream
 from vlinders_worker.tickets import Gate
 
+GPUS_SECONDS = 300.0
+"""How often the GPUs are looked at anew, and the whole inventory told again."""
+
 LAST_WORDS_SECONDS = 2.0
 """For the ends of answers that are cut, and for Goodbye."""
 
@@ -50,6 +54,8 @@ class Agent:
         self._identity = identity
         self._configurations = configurations
         self._pretended = pretended
+        self._gpus: Sequence[Gpu] = pretended or ()
+        self._ends = False
         self.changes = Changes()
         self.lease = Lease(clock or SystemClock())
         self.requests = Requests(self.changes.load_changed)
@@ -69,7 +75,7 @@ class Agent:
             changes=self.changes,
             hello=self._hello,
             inventory=self._inventory,
-            drain=self._drain,
+            drain=self._drain_as_asked,
             clock=clock or SystemClock(),
         )
 
@@ -87,25 +93,43 @@ class Agent:
             )
             await runner.setup()
             try:
-                site = web.TCPSite(runner, self._settings.host, self._settings.port)
-                await site.start()
+                await self._listen(runner)
                 await self._live(told)
             finally:
                 await runner.cleanup()
 
+    async def _listen(self, runner: web.AppRunner) -> None:
+        host, port = self._settings.host, self._settings.port
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            sys.exit(f"cannot listen on {host}:{port}: {error.strerror or error}")
+
     async def _live(self, told: asyncio.Event) -> None:
+        await self._look_at_gpus()
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(engine.run()) for engine in self.engines.values()]
+            running.append(group.create_task(self._watch_gpus()))
             stream = group.create_task(self.stream.run())
             log.info("ready", address=self._settings.reached_at, worker_id=self._identity.worker_id)
             await told.wait()
             log.info("draining", running=len(self.requests.running))
+            self._ends = True
             await self._drain(timedelta(seconds=self._settings.drain_seconds))
             self.stream.leave()
             await asyncio.wait([stream], timeout=LAST_WORDS_SECONDS)
             for task in (stream, *running):
                 task.cancel()
         log.info("stopped")
+
+    async def _drain_as_asked(self, limit: timedelta) -> None:
+        """As the scheduler asks. If its stream is lost, it asks again, or has changed its mind."""
+        try:
+            await self._drain(limit)
+        except asyncio.CancelledError:
+            if not self._ends:
+                self.server.closed = None
+            raise
 
     async def _drain(self, limit: timedelta) -> None:
         """Takes nothing new, waits for what runs, and cuts what still runs at the limit."""
@@ -130,24 +154,32 @@ class Agent:
         )
         return SupervisedEngine(program, http=http, logs_dir=state / "logs", changed=changed)
 
-    async def _hello(self) -> Hello:
+    async def _watch_gpus(self) -> None:
+        while True:
+            await asyncio.sleep(GPUS_SECONDS)
+            await self._look_at_gpus()
+            self.changes.inventory_changed()
+
+    async def _look_at_gpus(self) -> None:
+        """In a thread and ahead of need: a driver may take its time, a beat has none."""
+        if self._pretended is None:
+            self._gpus = await asyncio.to_thread(gpus.read)
+
+    def _hello(self) -> Hello:
         return Hello(
             worker_id=self._identity.worker_id,
             boot_id=self._identity.boot_id,
             agent_version=version("vlinders-worker"),
             address=self._settings.reached_at,
             last_epoch=self.lease.epoch,
-            inventory=await self._inventory(),
+            inventory=self._inventory(),
             running_request_ids=self.requests.running,
             host_name=self._settings.host_name,
         )
 
-    async def _inventory(self) -> Inventory:
-        found = self._pretended
-        if found is None:
-            found = await asyncio.to_thread(gpus.read)
+    def _inventory(self) -> Inventory:
         return Inventory(
-            gpus=found,
+            gpus=self._gpus,
             slots=[engine.slot.told() for engine in self.engines.values()],
             memory_bytes=psutil.virtual_memory().total,
             cpu_count=os.cpu_count() or 1,

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +22,8 @@ def read() -> list[Gpu]:
     except pynvml.NVMLError:
         return []
     try:
-        return [_gpu(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        looked_at = [_if_told(partial(_gpu, n)) for n in range(pynvml.nvmlDeviceGetCount())]
+        return [gpu for gpu in looked_at if gpu is not None]
     finally:
         pynvml.nvmlShutdown()
 
@@ -67,7 +69,7 @@ def _gpu(index: int) -> Gpu:
 
 
 def _if_told(ask: Callable[[], T]) -> T | None:
-    """What the driver says; None for what this GPU does not have (under MIG, for example)."""
+    """What the driver says; None for what it does not: a fallen GPU, or its power under MIG."""
     try:
         return ask()
     except pynvml.NVMLError:

@@ -1,7 +1,6 @@
 """The worker agent as a process: put together, run, and ended in order."""
 
 import asyncio
-import os
 import signal
 
 import uvloop
@@ -16,9 +15,6 @@ from vlinders_worker.settings import WorkerSettings
 
 def run(settings: WorkerSettings) -> None:
     """Runs the agent until SIGTERM or SIGINT. Exits, and says why, if something is missing."""
-    # Engines are started by fork and exec. gRPC's fork handlers are for a child that goes on to use
-    # gRPC; ours never does, and beside gRPC's threads they can crash or hang the agent.
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     logs.configure("vlinders.worker", level=settings.log_level)
     configurations = configuration.load(settings.engines)
     pretended = gpus.pretend(settings.pretend_gpus) if settings.pretend_gpus else None

@@ -89,9 +89,8 @@ class Deltas:
     def ask(self, body: Body) -> None:
         body["stream"] = _TRUE
         body["stream_options"] = _INCLUDE_USAGE
-        if not self.usage.prompt_tokens:
-            # Four bytes a token is the usual measure of English.
-            self.usage.prompt_tokens = max(1, len(body.get("messages", b"")) // 4)
+        # Four bytes a token is the usual measure of English.
+        self.usage.prompt_tokens = max(1, len(memoryview(body.get("messages", b""))) // 4)
 
     def read(self, event: bytes) -> bytes | None:
         chunk = _read_chunk(event)

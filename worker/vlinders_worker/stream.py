@@ -29,7 +29,6 @@ JITTER = 0.1
 """Beats are apart by the period ± this share, so that a fleet does not beat in step."""
 
 LOAD_SECONDS = 0.1
-INVENTORY_SECONDS = 300.0
 FIRST_WAIT, LONGEST_WAIT = 0.2, 5.0
 WELCOME_SECONDS = 5.0
 
@@ -82,8 +81,8 @@ class SchedulerStream:
         lease: Lease,
         requests: Requests,
         changes: Changes,
-        hello: Callable[[], Awaitable[Hello]],
-        inventory: Callable[[], Awaitable[Inventory]],
+        hello: Callable[[], Hello],
+        inventory: Callable[[], Inventory],
         drain: Callable[[timedelta], Awaitable[None]],
         clock: Clock,
     ) -> None:
@@ -96,13 +95,13 @@ class SchedulerStream:
         self._inventory = inventory
         self._drain = drain
         self._clock = clock
-        self._left = False
+        self._welcomed = self._left = False
 
     async def run(self) -> None:
         """Connects, and connects again, until `leave`."""
         wait, turn = FIRST_WAIT, 0
         while not self._left:
-            epoch = self._lease.epoch
+            self._welcomed = False
             target = self._targets[turn % len(self._targets)]
             try:
                 await self._live(target)
@@ -110,12 +109,12 @@ class SchedulerStream:
                 log.warning("stream_lost", scheduler=target, why=_why(errors))
             if self._left:
                 return
-            if self._lease.holds and self._lease.epoch != epoch:
+            if self._welcomed:
                 wait = FIRST_WAIT  # it went well for a while: the same address first
             else:
                 turn += 1
-            await asyncio.sleep(random.uniform(FIRST_WAIT, max(FIRST_WAIT, wait)))
             wait = min(wait * 2, LONGEST_WAIT)
+            await asyncio.sleep(random.uniform(FIRST_WAIT, wait))
 
     def leave(self) -> None:
         """Says Goodbye and ends the stream, and `run` with it."""
@@ -128,7 +127,7 @@ class SchedulerStream:
             call: Call = stub.Connect(metadata=self._metadata)
             # From here on every change counts as untold: Hello may be made before it.
             self._changes.inventory, self._changes.load = False, True
-            hello = await self._hello()
+            hello = self._hello()
             sent_at = self._clock.monotonic()
             async with asyncio.timeout(WELCOME_SECONDS):
                 await call.write(WorkerMessage(hello=hello))
@@ -136,6 +135,7 @@ class SchedulerStream:
             if first is None or first.WhichOneof("kind") != "welcome":
                 raise _Ended("no welcome")
             self._lease.begin(first.welcome, hello_sent_at=sent_at)
+            self._welcomed = True
             log.info("registered", scheduler=target, epoch=self._lease.epoch)
             period = first.welcome.beat_period.ToTimedelta().total_seconds() or 2.0
             async with asyncio.TaskGroup() as group:
@@ -163,7 +163,6 @@ class SchedulerStream:
     async def _write(self, call: Call, period: float) -> None:
         """One writer, so that a beat that is due goes before everything else that waits."""
         seq, next_beat, next_load = 0, 0.0, 0.0
-        next_inventory = self._clock.monotonic() + INVENTORY_SECONDS
         changes = self._changes
         while True:
             now = self._clock.monotonic()
@@ -177,16 +176,15 @@ class SchedulerStream:
                 changes.load = False
                 await call.write(WorkerMessage(load=self._load()))
                 next_load = now + LOAD_SECONDS
-            elif changes.inventory or now >= next_inventory:
+            elif changes.inventory:
                 changes.inventory = False
-                await call.write(WorkerMessage(inventory=await self._inventory()))
-                next_inventory = now + INVENTORY_SECONDS
+                await call.write(WorkerMessage(inventory=self._inventory()))
             elif changes.goodbye:
                 await call.write(WorkerMessage(goodbye=Goodbye(epoch=self._lease.epoch)))
                 await call.done_writing()
                 return
             else:
-                due = min(next_beat, next_inventory, next_load if changes.load else next_beat)
+                due = min(next_beat, next_load) if changes.load else next_beat
                 await self._woken(due - now)
 
     async def _woken(self, seconds: float) -> None:
