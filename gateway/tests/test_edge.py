@@ -3,11 +3,13 @@
 import asyncio
 import json
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from vlinders.auth.v1.accounts_pb2 import Account
+from vlinders.auth.v1.identity_pb2 import IntrospectResponse
 from vlinders.inference.v1.models_pb2 import ListModelsResponse
 from vlinders_gateway import protocol
 from vlinders_gateway.bodies import Limits as BodyLimits
@@ -15,8 +17,11 @@ from vlinders_gateway.bodies import deeper_than
 from vlinders_gateway.dialects import CANONICAL
 from vlinders_gateway.edge import Rules
 from vlinders_gateway.exchange import EVENTS, Exchange
+from vlinders_gateway.identity import LIFETIME
 from vlinders_gateway.operations import named
-from vlinders_gateway.testing import Running, Script, bearer, gateway
+from vlinders_gateway.testing import Running, Script, bearer, gateway, token_keys
+from vlinders_kit.clock import ManualClock
+from vlinders_kit.testing import a_user
 
 pytestmark = pytest.mark.anyio
 
@@ -142,6 +147,26 @@ class TestOrder:
             guess = headers | bearer(api_keys.new())
             await running.http.get("/v1/users/me", headers=guess)
         assert len(running.script.requests("Introspect")) == 101
+
+    async def test_whoever_shares_an_address_with_a_guesser_goes_on(
+        self, script: Script, valkey: str
+    ) -> None:
+        script.answers["GetMyAccount"] = Account(id="user_1")
+        key, who = script.user_key(), a_user(plan="operator")
+        token = token_keys(script).sign(who)
+        script.credentials[who.session_id] = IntrospectResponse(caller=who)
+        clock = ManualClock(moment=datetime.now(UTC))
+        headers = {"X-Forwarded-For": "203.0.113.6"}
+        async with gateway(script, valkey, clock=clock) as running:
+            await running.http.get("/v1/users/me", headers=headers | bearer(key))
+            for _ in range(101):
+                refused = await running.http.get("/v1/users/me", headers=headers)
+            clock.advance(LIFETIME)
+
+            for shown in (key, token):
+                answer = await running.http.get("/v1/users/me", headers=headers | bearer(shown))
+                assert answer.status_code == 200
+        assert refused.status_code == 429
 
     async def test_the_credential_comes_before_the_permission_and_that_before_validation(
         self, running: Running

@@ -58,7 +58,8 @@ class Admission:
 
     async def _meet(self, exchange: Exchange) -> Principal:
         """A principal that is not known yet; who guesses credentials is soon not asked about."""
-        if self._limits.closed(_stranger(exchange)):
+        guess = self._identities.is_guess(exchange.authorization)
+        if guess and self._limits.closed(_stranger(exchange)):
             await self._count_address(exchange, writes=False)
         try:
             return await self._identities.resolve(exchange.authorization)

@@ -123,15 +123,24 @@ class Identities:
         """The principal, where nobody has to be asked: a hash and a lookup. Else None."""
         if authorization is None:
             return None
-        digest = hashlib.sha256(authorization[7:]).digest()
+        digest = _digest(authorization[7:])
         held = self._held.get(digest)
         if held is None or not _is_bearer(authorization):
             return None
         if held.until <= self._clock.monotonic():
-            self._drop(digest)
             return None
         self._held.move_to_end(digest)
         return self._used(held.principal)
+
+    def is_guess(self, authorization: bytes | None) -> bool:
+        """Whether auth would be asked about a key that it has never called valid.
+
+        Tokens are no guesses: without a genuine signature nobody is asked about them.
+        """
+        if authorization is None or not _is_bearer(authorization):
+            return True
+        token = authorization[7:]
+        return not tokens.looks_like_one(token) and _digest(token) not in self._held
 
     async def resolve(self, authorization: bytes | None) -> Principal:
         """The principal of a credential.
@@ -143,7 +152,7 @@ class Identities:
         if found is not None:
             return found
         token = _token(authorization)
-        digest = hashlib.sha256(token).digest()
+        digest = _digest(token)
         refused = self._refused.get(digest)
         if refused is not None and refused[1] > self._clock.monotonic():
             raise refused[0]
@@ -208,6 +217,7 @@ class Identities:
                     return principal
             return principal  # true when it was asked for, and not kept
         except (InvalidCredential, AccountDisabled) as error:
+            self._drop(digest)
             self._refused[digest] = error, self._clock.monotonic() + _REFUSED_LIFETIME
             if len(self._refused) > _MOST_REFUSED:
                 self._refused.popitem(last=False)
@@ -221,7 +231,7 @@ class Identities:
         now = self._clock.now().timestamp()
         if token.startswith(api_keys.PREFIX.encode()):
             claims = None
-            request = IntrospectRequest(api_key_sha256=hashlib.sha256(token).digest())
+            request = IntrospectRequest(api_key_sha256=_digest(token))
         else:
             claims = await self._tokens.verify(token)
             until = min(until, asked_at + claims.expires_at + tokens.LEEWAY - now)
@@ -274,6 +284,11 @@ class Identities:
         if principal.caller.api_key_id:
             self._uses[principal.caller.api_key_id] = time.time()
         return principal
+
+
+def _digest(token: bytes) -> bytes:
+    """What a credential is known by here: all of it goes in, and it cannot be read out again."""
+    return hashlib.sha256(token).digest()
 
 
 def _is_bearer(authorization: bytes) -> bool:

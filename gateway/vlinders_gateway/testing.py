@@ -32,6 +32,7 @@ from vlinders_gateway.shared_log import SharedLog
 from vlinders_gateway.tokens import Keys, Tokens
 from vlinders_kit import api_keys
 from vlinders_kit.callers import Identity, caller
+from vlinders_kit.clock import Clock
 from vlinders_kit.errors import Unauthenticated
 from vlinders_kit.ids import new_id
 from vlinders_kit.testing import CALLER_KEY, Served, a_user, an_api_key, served
@@ -124,13 +125,14 @@ async def gateway(
     rules: Rules = Rules(trusted=("127.0.0.0/8",), origins=("http://localhost:*",)),  # noqa: B008
     bodies: BodyLimits | None = None,
     rates: Rates = RATES,
+    clock: Clock | None = None,
 ) -> AsyncIterator[Running]:
     async with services(script) as parts, AsyncExitStack() as stack:
         me = Identity("gateway", CALLER_KEY)
         channels = {domain: part.channel() for domain, part in parts.items()}
         auth = channels["vlinders.auth"]
         verifier = Tokens(Keys(auth), issuer="vlinders", audience="vlinders")
-        identities = Identities(auth, verifier)
+        identities = Identities(auth, verifier, clock=clock)
         shared = SharedLog(valkey, patience=5)
         stack.push_async_callback(shared.close)
         limits = Limits(shared)
