@@ -54,6 +54,7 @@ DAYS_30 = timedelta(days=30)
 PASSWORD = "correct horse battery staple"
 SEALER = Sealer({"k1": bytes(32)}, "k1")
 KEYS_PER_ACCOUNT = 5
+THREADS, QUEUE = 2, 64
 
 
 @dataclass
@@ -120,7 +121,7 @@ def anybody(**over: Any) -> Caller:
 
 @pytest.fixture
 async def passwords() -> AsyncIterator[Passwords]:
-    made = Passwords(memory_kib=19 * 1024, passes=2, threads=2, queue=64)
+    made = Passwords(memory_kib=19 * 1024, passes=2, threads=THREADS, queue=QUEUE)
     yield made
     await made.close()
 

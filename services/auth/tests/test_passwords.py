@@ -12,6 +12,8 @@ from argon2.low_level import Type
 from vlinders_auth.errors import TooManyPasswords
 from vlinders_auth.passwords import Passwords
 
+from .conftest import QUEUE, THREADS
+
 
 class Gate:
     """Holds every thread that hashes, until it is opened."""
@@ -59,19 +61,24 @@ async def test_only_the_password_matches(passwords: Passwords) -> None:
     assert not await passwords.matches("a password", None)
 
 
+async def turn(passwords: Passwords) -> str:
+    with passwords.turn():
+        return await passwords.hash("a password")
+
+
 async def test_two_hundred_at_once_take_as_many_threads_as_there_are(
     gated: tuple[Passwords, Gate],
 ) -> None:
     passwords, gate = gated
-    asked = [asyncio.create_task(passwords.hash("a password")) for _ in range(200)]
-    done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
-    refused = [task.exception() for task in done]
+    asked = [asyncio.create_task(turn(passwords)) for _ in range(200)]
+    refused, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
     gate.open.set()
     answers = await asyncio.gather(*asked, return_exceptions=True)
 
-    assert all(isinstance(error, TooManyPasswords) for error in refused)
-    assert answers.count("$argon2id$") == 2 + 64
-    assert gate.most <= 2
+    assert len(refused) == 200 - THREADS - QUEUE
+    assert all(isinstance(task.exception(), TooManyPasswords) for task in refused)
+    assert answers.count("$argon2id$") == THREADS + QUEUE
+    assert gate.most <= THREADS
 
 
 async def test_what_hashes_took_is_handed_back(passwords: Passwords) -> None:
@@ -83,17 +90,18 @@ async def test_what_hashes_took_is_handed_back(passwords: Passwords) -> None:
     assert psutil.Process().memory_info().rss - before < 15 * 2**20
 
 
-async def test_a_place_in_the_queue_is_free_again_when_its_caller_has_left(
+async def test_a_turn_is_free_again_when_its_caller_has_left(
     gated: tuple[Passwords, Gate],
 ) -> None:
     passwords, gate = gated
-    asked = [asyncio.create_task(passwords.hash("a password")) for _ in range(66)]
+    asked = [asyncio.create_task(turn(passwords)) for _ in range(THREADS + QUEUE)]
     await asyncio.sleep(0)
     for task in asked:
         task.cancel()
     await asyncio.gather(*asked, return_exceptions=True)
 
-    again = [asyncio.create_task(passwords.hash("a password")) for _ in range(64)]
+    again = [asyncio.create_task(turn(passwords)) for _ in range(THREADS + QUEUE)]
     await asyncio.sleep(0)
     gate.open.set()
-    assert await asyncio.gather(*again) == ["$argon2id$"] * 64
+    assert await asyncio.gather(*again) == ["$argon2id$"] * (THREADS + QUEUE)
+    assert gate.most <= THREADS

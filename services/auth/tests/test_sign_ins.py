@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import threading
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +17,7 @@ from vlinders_auth.models import Account, Attempts, RefreshToken, Session
 from vlinders_auth.passwords import Passwords
 from vlinders_kit.errors import Failure, failure_of
 
-from .conftest import PASSWORD, Auth
+from .conftest import PASSWORD, QUEUE, THREADS, Auth
 
 ELSEWHERE = "198.51.100.7"
 
@@ -177,12 +178,11 @@ async def test_right_passwords_do_not_count(auth: Auth) -> None:
         await auth.login()
 
 
-async def test_what_was_not_looked_at_does_not_count(
-    auth: Auth, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_was_not_looked_at_does_not_count(auth: Auth) -> None:
     await auth.register()
-    with monkeypatch.context() as busy:
-        busy.setattr(auth.passwords._room, "acquire", lambda blocking: False)
+    with ExitStack() as others:
+        for _ in range(THREADS + QUEUE):
+            others.enter_context(auth.passwords.turn())
         told = await guess(auth, 12)
 
     assert set(told) == {"TOO_MANY_PASSWORDS"}

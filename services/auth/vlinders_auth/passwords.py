@@ -3,9 +3,9 @@
 import asyncio
 import ctypes
 import secrets
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from threading import BoundedSemaphore
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 from argon2 import PasswordHasher
@@ -21,7 +21,7 @@ _M_MMAP_THRESHOLD = -3
 
 
 class Passwords:
-    """Hashes and checks passwords, `threads` at a time; `queue` more wait their turn.
+    """Hashes and checks passwords, `threads` at a time, for callers who take a `turn`.
 
     One costs `memory_kib` of memory and some tens of milliseconds, so that whoever gets hold of the
     hashes pays the same for each guess (OWASP: at least 19 MiB with 2 passes).
@@ -30,19 +30,31 @@ class Passwords:
     def __init__(self, *, memory_kib: int, passes: int, threads: int, queue: int) -> None:
         self._hasher = PasswordHasher(time_cost=passes, memory_cost=memory_kib, parallelism=1)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="passwords")
-        self._room = BoundedSemaphore(threads + queue)
+        self._turns = threads + queue
         _hand_memory_back()
         self._nobodys = self._hasher.hash(secrets.token_urlsafe())
 
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """For the block, a place among those who wait for a thread or have one.
+
+        Raises TooManyPasswords, at once, when `queue` callers wait already. Whoever takes it before
+        anything else costs nothing when there is none.
+        """
+        if self._turns == 0:
+            raise TooManyPasswords
+        self._turns -= 1
+        try:
+            yield
+        finally:
+            self._turns += 1
+
     async def hash(self, password: str) -> str:
-        """What to keep; raises TooManyPasswords when no more can wait."""
+        """What to keep."""
         return await self._run(self._hasher.hash, password)
 
     async def matches(self, password: str, password_hash: str | None) -> bool:
-        """Whether the hash is of `password`. Without a hash it is not, and that takes as long.
-
-        Raises TooManyPasswords when no more can wait.
-        """
+        """Whether the hash is of `password`. Without a hash it is not, and that takes as long."""
         same = await self._run(self._same, password_hash or self._nobodys, password)
         return same and password_hash is not None
 
@@ -60,15 +72,8 @@ class Passwords:
             return False
 
     async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        if not self._room.acquire(blocking=False):
-            raise TooManyPasswords
-        future = self._threads.submit(work, *args, **kwargs)
-        # The place is free when the thread is: a caller who leaves does not stop a hash half-way.
-        future.add_done_callback(self._leave)
-        return await asyncio.wrap_future(future)
-
-    def _leave(self, _: Future[T]) -> None:
-        self._room.release()
+        """Waits for a thread; whoever leaves meanwhile is passed over."""
+        return await asyncio.wrap_future(self._threads.submit(work, *args, **kwargs))
 
 
 def _hand_memory_back() -> None:

@@ -1,10 +1,10 @@
 """Sign-ins: from an e-mail and a password to a session."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from vlinders_auth import accounts, attempts, sessions
-from vlinders_auth.errors import InvalidCredentials, TooManyPasswords
+from vlinders_auth.errors import InvalidCredentials
 from vlinders_auth.models import Account, Session
 from vlinders_auth.passwords import Passwords
 from vlinders_kit.clock import Clock
@@ -41,13 +41,29 @@ class SignIns:
         Raises InvalidCredentials, after the same work whether there is such an e-mail or not,
         AccountDisabled to who knows the password, TooManyAttempts and TooManyPasswords.
         """
-        now = self._clock.now()
+        with self._passwords.turn():
+            now = self._clock.now()
+            account = await self._checked(email, password, client_address, now)
+            renewed = await self._renewed(account.password_hash, password)
+            async with self._db.begin() as tx:
+                locked = await accounts.lock(tx, account.id)
+                if renewed is not None and locked.password_hash == account.password_hash:
+                    locked.password_hash = renewed
+                session, token = await sessions.open(
+                    tx, locked, client_address=client_address, now=now, lifetime=self._lifetime
+                )
+            return SignIn(locked, session, token)
+
+    async def _checked(
+        self, email: str, password: str, client_address: str, now: datetime
+    ) -> Account:
+        """The account that has the e-mail and the password."""
         async with self._db.begin() as tx:
             account = await accounts.find_by_email(tx, email)
             subject = await attempts.subject_of(tx, email, account, client_address, now=now)
             await attempts.admit(tx, subject, now=now)
         password_hash = None if account is None else account.password_hash
-        failed = False  # one that is refused, or whose caller leaves, tells nobody anything
+        failed = False  # who leaves before he is told has learnt nothing
         try:
             failed = not await self._passwords.matches(password, password_hash)
         finally:
@@ -55,21 +71,10 @@ class SignIns:
                 await attempts.conclude(tx, subject, begun_at=now, failed=failed)
         if account is None or failed:
             raise InvalidCredentials
-        renewed = await self._renewed(account.password_hash, password)
-        async with self._db.begin() as tx:
-            locked = await accounts.lock(tx, account.id)
-            if renewed is not None and locked.password_hash == account.password_hash:
-                locked.password_hash = renewed
-            session, token = await sessions.open(
-                tx, locked, client_address=client_address, now=now, lifetime=self._lifetime
-            )
-        return SignIn(locked, session, token)
+        return account
 
     async def _renewed(self, password_hash: str, password: str) -> str | None:
-        """The hash to keep instead, where hashes cost more by now and there is time to make one."""
+        """The hash to keep instead, where hashes cost more by now."""
         if not self._passwords.outdated(password_hash):
             return None
-        try:
-            return await self._passwords.hash(password)
-        except TooManyPasswords:
-            return None  # the next sign-in will
+        return await self._passwords.hash(password)

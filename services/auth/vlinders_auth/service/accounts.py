@@ -24,12 +24,13 @@ class AccountService(AccountServiceServicer):
     async def Register(
         self, request: pb.RegisterRequest, context: ServicerContext[Any, Any]
     ) -> pb.RegisterResponse:
-        password_hash = await self.passwords.hash(request.password)
-        person = Person(request.email, password_hash, request.full_name)
-        async with self.db.begin() as tx:
-            account = await accounts.register(
-                tx, person, tenant_name=request.tenant_name, now=self.clock.now()
-            )
+        with self.passwords.turn():
+            password_hash = await self.passwords.hash(request.password)
+            person = Person(request.email, password_hash, request.full_name)
+            async with self.db.begin() as tx:
+                account = await accounts.register(
+                    tx, person, tenant_name=request.tenant_name, now=self.clock.now()
+                )
         return to_message(pb.RegisterResponse, account, user_id=account.id)
 
     async def GetMyAccount(
