@@ -1,6 +1,7 @@
 """Limits: exact in every sixty seconds, over all gateways, with Redis and without."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -360,3 +361,13 @@ async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not holds():
             await asyncio.sleep(0.005)
+
+
+async def test_a_loop_that_is_late_does_not_take_redis_for_lost(valkey: str) -> None:
+    log = SharedLog(valkey, patience=0.25)
+    await log.beat("gw_1")
+    asked = asyncio.create_task(log.beat("gw_2"))
+    await asyncio.sleep(0)
+    time.sleep(0.3)  # noqa: ASYNC251 - what keeps a loop from running
+    assert await asked == 2
+    await log.close()

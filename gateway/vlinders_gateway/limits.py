@@ -74,6 +74,7 @@ class Limits:
         self._slices: dict[_Bucket, None] = {}
         self._wake = asyncio.Event()
         self._away = False
+        self._good_beats = 0
 
     @property
     def away(self) -> bool:
@@ -189,19 +190,18 @@ class Limits:
                     self._wake.set()
 
     async def _beat(self) -> None:
-        good = 0
         while True:
             try:
                 self._gateways = await self._shared.beat(self._me)
-                good += 1
+                self._good_beats += 1
             except SharedLogAway:
-                good = 0
                 self._lose()
-            if self._away and good >= _GOOD_BEATS:
+            if self._away and self._good_beats >= _GOOD_BEATS:
                 self._regain()
             await asyncio.sleep(_BEAT_SECONDS)
 
     def _lose(self) -> None:
+        self._good_beats = 0
         if not self._away:
             self._away = True
             log.warning("limits_by_share", gateways=self._gateways)

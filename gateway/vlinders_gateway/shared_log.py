@@ -120,8 +120,8 @@ class SharedLog:
         self._patience = patience
         self._redis: Redis = Redis.from_url(
             url,
-            socket_timeout=patience,
-            socket_connect_timeout=patience,
+            socket_timeout=None,  # `_patiently` is the only one that gives up
+            socket_connect_timeout=None,
             retry=Retry(NoBackoff(), 0),
         )
         self._window_ms = int(window * 1000)
@@ -153,10 +153,19 @@ class SharedLog:
         await self._redis.aclose()
 
     async def _patiently(self, answer: Any) -> Any:
+        """What Redis answers. That this loop was late, and not Redis, is no reason to give up:
+        after the greater part of the time the loop gets another turn to read what has come.
+        """
+        asking = asyncio.ensure_future(answer)
         try:
-            async with asyncio.timeout(self._patience):
-                return await answer
+            for part in (0.8, 0.2):
+                await asyncio.wait({asking}, timeout=self._patience * part)
+            if not asking.done():
+                raise TimeoutError
+            return asking.result()
         except (RedisError, OSError, TimeoutError) as error:
             # Whatever is still to come on these connections is nobody's answer any more.
             await self._redis.connection_pool.disconnect()
             raise SharedLogAway from error
+        finally:
+            asking.cancel()
