@@ -24,7 +24,7 @@ INSTALL := $(if $(UV),$(UV) pip install --python $(BIN)/python --compile-bytecod
 PIN := uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
   --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: help up down setup proto test check requirements
+.PHONY: help up down setup proto test check baseline requirements
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ check: setup ## All that must hold: style, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(PACKAGES:%=-p %)
 	@$(MAKE) --no-print-directory test
+
+baseline: proto ## Write down the contracts as they are now: what breaks them is found from then on
+	$(BIN)/python tests/contracts.py
 
 requirements: ## Pin all third-party versions anew, with hashes and no addresses; needs uv
 	$(PIN) requirements/dev.in -o requirements/dev.txt

@@ -1,6 +1,6 @@
 """The contracts as they last landed, and what would break those who were built against them.
 
-`python tests/contracts.py` writes down the contracts as they are now, in `tests/contracts.json`.
+`make baseline` writes down the contracts as they are now, in `tests/contracts.json`.
 """
 
 import json

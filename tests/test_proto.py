@@ -185,7 +185,7 @@ def test_an_events_topic_is_its_services_and_its_key_is_a_field() -> None:
 
 
 def test_nothing_that_has_landed_breaks() -> None:
-    """After a change that is meant: `python tests/contracts.py` writes the new state down."""
+    """After a change that is meant: `make baseline` writes the new state down."""
     assert breaking_changes(PREVIOUS, summary_of(compiled())) == []
 
 
