@@ -18,6 +18,7 @@ from protovalidate._gen.buf.validate import validate_pb
 
 HERE = Path(__file__).parent
 GEN = HERE / "gen"
+COMPILED = "vlinders.binpb"
 RULES = "buf/validate/validate.proto"
 RULES_NEED = ("descriptor", "duration", "field_mask", "timestamp")
 
@@ -34,9 +35,11 @@ def main() -> int:
     python = [f"--python_out={building}", f"--pyi_out={building}"]
     includes = [f"-I{HERE}", f"-I{well_known}", f"-I{google}"]
     failed = protoc.main(["protoc", f"--descriptor_set_in={rules}", *python, RULES]) or protoc.main(
-        ["protoc", *includes, f"--descriptor_set_in={rules}", *python]
-        + [f"--grpc_python_out={building}", f"--descriptor_set_out={building / 'vlinders.binpb'}"]
-        + ["--include_imports", "--include_source_info", *ours]
+        [
+            *("protoc", *includes, f"--descriptor_set_in={rules}", *python),
+            *(f"--grpc_python_out={building}", f"--descriptor_set_out={building / COMPILED}"),
+            *("--include_imports", "--include_source_info", *ours),
+        ]
     )
     if failed:
         return failed
