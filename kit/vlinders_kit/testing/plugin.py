@@ -24,6 +24,13 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
     return "asyncio", {"use_uvloop": True}
 
 
+@pytest.fixture(scope="session", autouse=True)
+async def _one_loop() -> AsyncIterator[None]:
+    """Holds one event loop for the run: gRPC's thread still speaks to that of a test that is over,
+    and raises in the next test when it is closed."""
+    yield  # noqa: PT022 - only a fixture that is not over holds it
+
+
 @pytest.fixture(scope="session")
 def postgres(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """The run's server. One that does not start is an error of every test that needs it."""
