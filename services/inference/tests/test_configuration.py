@@ -55,6 +55,7 @@ def problems(folder: Path, own: str | None = OWN, providers: str | None = MOCK) 
         ('"0.0000001"', "0.0000001", "own.yaml: models.tiny.input_price: must be a decimal number"),
         ('"0.0000001"', '"0.00000000001"', "own.yaml: models.tiny.input_price: must be a multiple"),
         ("worker_model: tiny", "worker_model: [a]", "own.yaml: models.tiny.worker_model: "),
+        ("max_tokens: 2048", "max_tokens: 0", "own.yaml: models.tiny: max_tokens must be 1"),
         ("models:", "model:", "own.yaml: models: is missing"),
         ("models:", "models: [", "own.yaml:"),
         ("tiny: {", "tiny: {max_tokens: 1, ", "the key max_tokens is there twice"),

@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from vlinders.inference.v1 import generations_pb2 as pb
+from vlinders.inference.v1.generations_pb2_grpc import GenerationServiceStub
+
 pytestmark = pytest.mark.anyio
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "count to ten"}], "max_tokens": 50}
@@ -74,6 +77,27 @@ async def test_who_leaves_before_the_first_token_of_a_stream_pays_nothing(stage:
     exchange.cancel()
 
     assert (await stage.record()).charged_nanos == 0
+
+
+async def test_who_leaves_over_plain_grpc_pays_as_over_the_pipe(stage: Any) -> None:
+    async def slow(request: web.Request, body: Any) -> web.StreamResponse:
+        begun.set()
+        await asyncio.sleep(60)
+        return web.Response()
+
+    begun = asyncio.Event()
+    stage.provider.script.append(slow)
+    stub = GenerationServiceStub(stage.channel(stage.caller))
+    request = pb.CreateChatCompletionRequest(model="m", max_tokens=50)
+    request.messages.add(role="user").content.string_value = "count"
+    call = stub.CreateChatCompletion(request)
+    await begun.wait()
+    call.cancel()
+
+    record = await stage.record()
+
+    assert (record.outcome, record.estimated) == (record.OUTCOME_CANCELLED, True)
+    assert record.charged_nanos > 0
 
 
 async def test_who_leaves_after_the_end_has_completed(stage: Any) -> None:

@@ -210,6 +210,12 @@ def test_chats_and_embeddings_are_made_by_their_own_models() -> None:
     assert broken(vectors, {}, model()) == ["model"]
 
 
+def test_embeddings_are_never_streamed() -> None:
+    sent = msgspec.json.decode(body_for(vectors({"stream": True, "user": "u"}), "up", None))
+
+    assert sent == {"model": "up", "input": "x", "user": "u"}
+
+
 def test_embeddings_are_bounded_by_all_their_texts() -> None:
     assert vectors({"input": ["x" * 20_000] * 2}).prompt_bound == 2 * 8192
     assert vectors({}).max_tokens == 0

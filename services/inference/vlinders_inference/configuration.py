@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 import yaml
@@ -15,6 +15,7 @@ from pydantic import (
     SecretStr,
     StringConstraints,
     ValidationError,
+    model_validator,
 )
 
 from vlinders_inference.prices import NotAPrice, nanos_per_token
@@ -73,6 +74,12 @@ class Traits(_Section):
     cached_input_price: Nanos | None = None
     """Of a token of the prompt that the engine had in its cache; without it, as any other."""
     output_price: Nanos = 0
+
+    @model_validator(mode="after")
+    def _answers(self) -> Self:
+        if not self.embeddings and self.max_tokens == 0:
+            raise ValueError("max_tokens must be 1 or more, or embeddings true")
+        return self
 
 
 class OwnModel(Traits):

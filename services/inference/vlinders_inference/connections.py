@@ -91,7 +91,7 @@ class Response:
         self._wake()
 
     async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self._connection.loop.create_future()
         try:
             await self._waiter
         finally:
@@ -172,7 +172,7 @@ class Target:
         try:
             async with asyncio.timeout(self._connect_seconds):
                 _, connection = await loop.create_connection(
-                    lambda: _Connection(self),
+                    lambda: _Connection(self, loop),
                     self._host,
                     self._port,
                     ssl=self._tls,
@@ -201,7 +201,8 @@ class Target:
 class _Connection(asyncio.Protocol):
     """One connection, with at most one request on it at a time."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
         self.heard = False
         """Something has come since the request was sent."""
         self.idle_since = 0.0

@@ -62,6 +62,7 @@ class UsageLog:
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self._loop = asyncio.get_running_loop()
         self._pending: list[_Record] = []
         self._writing: list[_Record] = []
         self._wake = asyncio.Event()
@@ -78,7 +79,7 @@ class UsageLog:
 
         Fails with UsageNotKept after PATIENCE_SECONDS; the record is still written, when it can be.
         """
-        kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        kept: asyncio.Future[None] = self._loop.create_future()
         self._pending.append(_Record(envelope(event), kept, time.monotonic()))
         self._wake.set()
         return kept

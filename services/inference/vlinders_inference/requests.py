@@ -164,7 +164,7 @@ def read_embeddings(body: bytes, find: Callable[[str], Model]) -> Ask:
         raise invalid("model", f"{model.id} does not make embeddings")
     return Ask(
         model=model,
-        fields=_passed_on(fields),
+        fields=_passed_on(fields, "stream"),
         stream=False,
         include_usage=False,
         prompt_bound=min(len(body), model.context_length * inputs),
@@ -223,9 +223,9 @@ def _model(
     return find(str(name))
 
 
-def _passed_on(fields: dict[str, Raw]) -> dict[str, Any]:
+def _passed_on(fields: dict[str, Raw], *dropped: str) -> dict[str, Any]:
     passed: dict[str, Any] = dict(fields)
-    for name in DROPPED:
+    for name in (*DROPPED, *dropped):
         passed.pop(name, None)
     return passed
 

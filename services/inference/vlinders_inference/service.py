@@ -1,5 +1,6 @@
 """The RPCs of inference: the pipe, the same operations over plain gRPC, the models."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from vlinders.inference.v1.models_pb2_grpc import (
 from vlinders_inference.catalogue import Catalogue, Model
 from vlinders_inference.errors import UnknownOperation
 from vlinders_inference.generations import Generations
+from vlinders_kit import telemetry
 from vlinders_kit.callers import caller
 from vlinders_kit.ids import new_id
 from vlinders_kit.pipe import Exchange, PipeServer
@@ -50,6 +52,7 @@ class GenerationService(GenerationServiceServicer):
     def __init__(self, generations: Generations) -> None:
         self.generations = generations
         self.pipe = PipeServer(self._exchange, domain="vlinders.inference")
+        self._serving: set[asyncio.Future[None]] = set()
 
     async def Pipe(
         self, request_iterator: AsyncIterator[PipeFrames], context: ServicerContext[Any, Any]
@@ -76,15 +79,31 @@ class GenerationService(GenerationServiceServicer):
         if policy is None:
             raise UnknownOperation(operation=opened.operation)
         require(policy, asker)
-        await self.generations.serve(
+        serve = self.generations.serve(
             opened.operation, asker, opened.request_id, opened.body, exchange
         )
+        if not opened.traceparent:
+            await serve
+            return
+        with telemetry.asked(opened.traceparent) as span:
+            span.update_name(opened.operation)
+            span.set_attribute("vlinders.request_id", opened.request_id)
+            await serve
 
     async def _whole(self, operation: str, request: Message, answer: M) -> M:
         body = json_format.MessageToJson(request, preserving_proto_field_name=True, indent=None)
         asker, client = caller(), _Collected()
         request_id = asker.request_id or new_id("req")
-        await self.generations.serve(operation, asker, request_id, body.encode(), client)
+        serving = asyncio.ensure_future(
+            self.generations.serve(operation, asker, request_id, body.encode(), client)
+        )
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            client.cancelled = True  # the request goes on, to stop its engine and to settle
+            raise
         return json_format.Parse(client.body, answer, ignore_unknown_fields=True)
 
 
@@ -107,9 +126,8 @@ class ModelService(ModelServiceServicer):
 class _Collected:
     """A client that gets its answer at once, when it is whole."""
 
-    cancelled = False
-
     def __init__(self) -> None:
+        self.cancelled = False
         self.body = b""
 
     def head(self, content_type: str) -> None:
