@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from random import Random
 from typing import Any, Protocol
 
 import grpc
@@ -14,7 +15,7 @@ from vlinders_gateway.dialects import Dialect, Meta
 from vlinders_gateway.failures import Refusal, refusal_of
 from vlinders_gateway.operations import Operation
 from vlinders_kit.errors import AppError, Failure, Violation
-from vlinders_kit.ids import new_id
+from vlinders_kit.ids import spell, uuid7
 
 CONNECTION = "vlinders.connection"
 """In a scope: the connection that the request came on."""
@@ -100,7 +101,7 @@ class Exchange:
         self.scope = scope
         self.dialect = dialect
         self.bodies = limits
-        self.id = new_id("req")
+        self.id = spell("req", uuid7(random=_chance))
         self.began = time.perf_counter()
         self.address = ""
         """The client's, as far as trusted proxies tell it."""
@@ -253,5 +254,8 @@ class Exchange:
         """Since the request began."""
         return time.perf_counter() - self.began
 
+
+_chance = Random().randbytes
+"""For ids of requests: they open nothing, so they need not be hard to guess, only different."""
 
 _EXPOSED = b"X-Request-Id, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After"
