@@ -24,10 +24,15 @@ class Sealer:
     """
 
     def __init__(self, keys: Mapping[str, bytes], current: str) -> None:
+        if current not in keys:
+            raise ValueError(f"there is no sealing key {current!r}")
+        for key_id, key in keys.items():
+            if len(key) != 32 or len(key_id.encode()) > 255:
+                raise ValueError(
+                    f"the sealing key {key_id[:20]!r} has not 32 bytes, or too long an id"
+                )
         self._keys = {key_id: AESGCM(key) for key_id, key in keys.items()}
         self._current = current
-        if current not in self._keys:
-            raise ValueError(f"there is no sealing key {current!r}")
 
     @classmethod
     def load(cls, file: Path) -> Self:

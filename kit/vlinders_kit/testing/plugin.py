@@ -25,7 +25,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-async def _one_loop() -> AsyncIterator[None]:
+async def _one_loop(anyio_backend: Any) -> AsyncIterator[None]:
     """Holds one event loop for the run: gRPC's thread still speaks to that of a test that is over,
     and raises in the next test when it is closed."""
     yield  # noqa: PT022 - only a fixture that is not over holds it
