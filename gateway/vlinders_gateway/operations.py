@@ -14,7 +14,6 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-import vlinders
 from vlinders.api.v1 import options_pb2 as api
 
 _PLACE = re.compile(r"(GET|POST|PUT|PATCH|DELETE) (/\S*)")
@@ -62,7 +61,7 @@ class Operation:
 
 def contracts() -> FileDescriptorSet:
     """The compiled contracts, comments included."""
-    compiled = Path(next(iter(vlinders.__path__))).parent / "vlinders.binpb"
+    compiled = Path(api.__file__).parents[3] / "vlinders.binpb"
     return FileDescriptorSet.FromString(compiled.read_bytes())
 
 
