@@ -1,6 +1,7 @@
 """The agent as a person starts it: options, readable errors, and what its death leaves behind."""
 
 import asyncio
+import shlex
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -17,7 +18,9 @@ from vlinders_kit.embedded.programs import free_port
 @pytest.fixture
 def options(scheduler: Any, numbered: Any, tmp_path: Path) -> dict[str, str]:
     engines = tmp_path / "engines.yaml"
-    engines.write_text(yaml.safe_dump({"engines": [numbered]}))
+    loose = f"setsid sleep 600 & exec {shlex.join(numbered['command'])}"
+    engine = {**numbered, "command": ["sh", "-c", loose]}
+    engines.write_text(yaml.safe_dump({"engines": [engine]}))
     return {
         "scheduler": f"127.0.0.1:{scheduler.port}",
         "join-token": "join-me",
@@ -57,7 +60,7 @@ async def test_it_joins_and_leaves_in_order(started: Any, scheduler: Any) -> Non
 
 async def test_its_engines_die_with_it_however_it_dies(started: Any) -> None:
     family = psutil.Process(started.pid).children(recursive=True)
-    assert len(family) == 2  # the leash and its program
+    assert len(family) == 3  # the leash, its program, and what that has set loose
 
     started.send_signal(signal.SIGKILL)
 

@@ -83,8 +83,12 @@ class Agent:
         """Runs until `told`; then drains, says Goodbye, and ends the engines."""
         # A connection for each request: engines of one thread a connection must not lend their
         # threads to idle ones, and only a connection of its own can be half closed.
-        connector = aiohttp.TCPConnector(limit=0, force_close=True)
-        async with aiohttp.ClientSession(connector=connector) as http, self.server:
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"accept-encoding": "identity"},
+        )
+        async with session as http, self.server:
             self.engines.update(
                 (kept.id, self._engine(kept, http)) for kept in self._configurations
             )

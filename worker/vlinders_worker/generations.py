@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Protocol
 
 import msgspec
+from prometheus_client import Counter
 
 from vlinders_kit import logs
 from vlinders_worker import sse
@@ -18,6 +19,8 @@ from vlinders_worker.usage import Usage, UsageTold
 
 STOP_SECONDS = 0.9
 """How long an engine may take to stop and hand over what it wrote, before it is cut off."""
+
+_ENDED = Counter("vlinders_worker_requests_total", "Requests that ended.", ["slot", "outcome"])
 
 log = logs.get(__name__)
 
@@ -94,22 +97,22 @@ class Generation:
         except EngineRefused as refusal:
             self.outcome = Outcome.REFUSED
             await _within(sink.refuse(refusal))
-        except Exception as error:  # an engine may send anything; each answer has an end
-            self.outcome = Outcome.FAILED
-            known = isinstance(error, EngineFailed)
-            failure = error if known else EngineFailed(slot_id=self.slot_id, why="bad answer")
-            assert isinstance(failure, EngineFailed)
-            log.warning(
-                "engine_failed",
-                request_id=self.request_id,
-                why=failure.why,
-                exc_info=None if known else error,
-            )
-            await _within(sink.fail(self.usage, failure))
+        except EngineFailed as failure:
+            await self._fail(failure, sink)
+        except Exception as error:  # an engine may send anything, and each answer has an end
+            log.error("answer_not_understood", request_id=self.request_id, exc_info=error)
+            why = "its answer is not understood"
+            await self._fail(EngineFailed(slot_id=self.slot_id, why=why), sink)
         finally:
             upstream.close()
+            _ENDED.labels(self.slot_id, self.outcome).inc()
             if self.outcome is not Outcome.REFUSED:
                 self.usage.count(self.slot_id)
+
+    async def _fail(self, failure: EngineFailed, sink: Sink) -> None:
+        self.outcome = Outcome.FAILED
+        log.warning("engine_failed", request_id=self.request_id, why=failure.why)
+        await _within(sink.fail(self.usage, failure))
 
     async def _stream(self, upstream: Upstream, path: str, body: Body, sink: Sink) -> None:
         if await self._relay(upstream, path, body, sink):
@@ -166,7 +169,7 @@ class Generation:
         try:
             async with asyncio.timeout(0 if self._cancelled else None) as self._scope:
                 await upstream.ask(path, body)
-                answer = b"".join([data async for data in upstream.data()])
+                answer = await upstream.whole()
         except TimeoutError:
             self.outcome = Outcome.CANCELLED
             return

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from vlinders_worker.engines.configuration import Counts
 from vlinders_worker.usage import Usage, UsageTold
 
 Body = dict[str, msgspec.Raw]
@@ -85,12 +86,13 @@ class Deltas:
 
     def __init__(self) -> None:
         self.usage = Usage(estimated=True)
+        self._prompt_guess = 0
 
     def ask(self, body: Body) -> None:
         body["stream"] = _TRUE
         body["stream_options"] = _INCLUDE_USAGE
         # Four bytes a token is the usual measure of English.
-        self.usage.prompt_tokens = max(1, len(memoryview(body.get("messages", b""))) // 4)
+        self._prompt_guess = max(1, len(memoryview(body.get("messages", b""))) // 4)
 
     def read(self, event: bytes) -> bytes | None:
         chunk = _read_chunk(event)
@@ -100,10 +102,12 @@ class Deltas:
                 return None
         else:
             self.usage.completion_tokens += sum(map(_says_something, chunk.choices))
+            # What has said nothing may have done nothing; from the first word the prompt was read.
+            self.usage.prompt_tokens = self.usage.prompt_tokens or self._prompt_guess
         return event
 
 
-METERS: dict[str, type[Timings] | type[ContinuousUsage] | type[Deltas]] = {
+METERS: dict[Counts, type[Timings] | type[ContinuousUsage] | type[Deltas]] = {
     "timings": Timings,
     "continuous_usage": ContinuousUsage,
     "deltas": Deltas,

@@ -77,6 +77,7 @@ class AgentServer:
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         engine, generation = self._admitted(request)
         body = await _body(request)
+        self._requests.begin(generation)
         streamed = bytes(body.get("stream", b"false")) == b"true"
         sink = StreamSink(request, generation.request_id) if streamed else ChatSink()
         upstream = engine.upstream(silence_seconds=self._silence_seconds)
@@ -86,6 +87,7 @@ class AgentServer:
     async def _embeddings(self, request: web.Request) -> web.StreamResponse:
         engine, generation = self._admitted(request)
         body, sink = await _body(request), WholeSink()
+        self._requests.begin(generation)
         upstream = engine.upstream(silence_seconds=self._silence_seconds)
         await self._run(generation, generation.whole(upstream, "/embeddings", body, sink))
         return sink.response
@@ -103,11 +105,6 @@ class AgentServer:
 
     async def _run(self, generation: Generation, work: Coroutine[Any, Any, None]) -> None:
         """Lets a generation live on when its client leaves: it must stop its engine and count."""
-        try:
-            self._requests.begin(generation)
-        except AppError:
-            work.close()
-            raise
         task = self._group.create_task(self._to_its_end(generation, work))
         try:
             await asyncio.shield(task)

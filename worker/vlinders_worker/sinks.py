@@ -51,7 +51,7 @@ def refused(refusal: EngineRefused) -> web.Response:
 
 class _Head(msgspec.Struct):
     id: str = ""
-    created: int = 0
+    created: int | float = 0
     model: str = ""
 
 
@@ -96,7 +96,7 @@ class StreamSink:
         return self._stream
 
     def _last(self, usage: Usage) -> bytes:
-        chunk = {
+        chunk: dict[str, object] = {
             "id": self._head.id,
             "object": "chat.completion.chunk",
             "created": self._head.created,

@@ -12,6 +12,8 @@ CLIENTS_FAULT = frozenset({400, 413, 422})
 """Statuses that say that the request is wrong. Any other is the engine's or its operator's."""
 
 LONGEST_REFUSAL = 64 * 1024
+LONGEST_ANSWER = 256 * 1024 * 1024
+"""Bytes; embeddings of a large batch are long."""
 
 
 class Upstream:
@@ -51,10 +53,11 @@ class Upstream:
                 data=msgspec.json.encode(body),
                 headers={"content-type": "application/json", **self._headers},
                 timeout=self._timeout,
+                allow_redirects=False,  # the key is for this host and no other
             )
             if self._response.status == 200:
                 return
-            told = await self._response.content.read(LONGEST_REFUSAL)
+            told = await self.whole(LONGEST_REFUSAL)
         except (aiohttp.ClientError, OSError) as error:
             raise self._failed(error) from error
         if self._response.status in CLIENTS_FAULT:
@@ -71,6 +74,16 @@ class Upstream:
                 yield data
         except (aiohttp.ClientError, OSError) as error:
             raise self._failed(error) from error
+
+    async def whole(self, longest: int = LONGEST_ANSWER) -> bytes:
+        """All of the body. What is longer than that many bytes has failed."""
+        parts, left = [], longest
+        async for data in self.data():
+            parts.append(data)
+            left -= len(data)
+            if left < 0:
+                raise EngineFailed(slot_id=self._slot_id, why="its answer has no end")
+        return b"".join(parts)
 
     def stop(self) -> None:
         """Closes our half of the connection: the engine sees that nobody waits, and stops.
