@@ -1,6 +1,6 @@
 """What the tests of auth share: the service on a real channel, by a clock that a test can move."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,30 +14,12 @@ from vlinders.auth.v1 import accounts_pb2 as accounts_pb
 from vlinders.auth.v1 import api_keys_pb2 as keys_pb
 from vlinders.auth.v1 import identity_pb2 as identity_pb
 from vlinders.auth.v1 import sessions_pb2 as sessions_pb
-from vlinders.auth.v1.accounts_pb2_grpc import (
-    AccountServiceStub,
-    add_AccountServiceServicer_to_server,
-)
-from vlinders.auth.v1.api_keys_pb2_grpc import (
-    ApiKeyServiceStub,
-    add_ApiKeyServiceServicer_to_server,
-)
-from vlinders.auth.v1.identity_pb2_grpc import (
-    IdentityServiceStub,
-    add_IdentityServiceServicer_to_server,
-)
-from vlinders.auth.v1.sessions_pb2_grpc import (
-    SessionServiceStub,
-    add_SessionServiceServicer_to_server,
-)
+from vlinders.auth.v1.accounts_pb2_grpc import AccountServiceStub
+from vlinders.auth.v1.api_keys_pb2_grpc import ApiKeyServiceStub
+from vlinders.auth.v1.identity_pb2_grpc import IdentityServiceStub
+from vlinders.auth.v1.sessions_pb2_grpc import SessionServiceStub
 from vlinders_auth.passwords import Passwords
-from vlinders_auth.service import (
-    AccountService,
-    ApiKeyService,
-    IdentityService,
-    SessionService,
-    Signing,
-)
+from vlinders_auth.service import Signing, services
 from vlinders_auth.sign_ins import SignIns
 from vlinders_auth.upkeep import Upkeep
 from vlinders_kit.api_keys import digest
@@ -132,26 +114,8 @@ async def auth(db: Database, passwords: Passwords) -> AsyncIterator[Auth]:
     upkeep = Upkeep(db, SEALER, signing_key_lifetime=DAYS_30, clock=clock)
     await upkeep.turn_keys()
     running = Auth(db, upkeep, passwords, clock)
-    async with served("vlinders.auth", *services(running)) as running.server:
+    signing = Signing(upkeep, "vlinders", "vlinders", clock)
+    sign_ins = SignIns(db, passwords, clock, lifetime=DAYS_30)
+    rim = services(db, passwords, sign_ins, signing, clock, keys_per_account=KEYS_PER_ACCOUNT)
+    async with served("vlinders.auth", *rim) as running.server:
         yield running
-
-
-def services(auth: Auth) -> Iterable[tuple[str, Any, Any]]:
-    signing = Signing(auth.upkeep, "vlinders", "vlinders", auth.clock)
-    sign_ins = SignIns(auth.db, auth.passwords, auth.clock, lifetime=DAYS_30)
-    accounts = AccountService(auth.db, auth.passwords, auth.clock)
-    api_keys = ApiKeyService(auth.db, auth.clock, keys_per_account=KEYS_PER_ACCOUNT)
-    return (
-        ("vlinders.auth.v1.AccountService", add_AccountServiceServicer_to_server, accounts),
-        (
-            "vlinders.auth.v1.SessionService",
-            add_SessionServiceServicer_to_server,
-            SessionService(auth.db, sign_ins, signing),
-        ),
-        ("vlinders.auth.v1.ApiKeyService", add_ApiKeyServiceServicer_to_server, api_keys),
-        (
-            "vlinders.auth.v1.IdentityService",
-            add_IdentityServiceServicer_to_server,
-            IdentityService(auth.db, auth.clock),
-        ),
-    )

@@ -1,6 +1,8 @@
 """API keys: shown once, listed without the secret, worth what their maker is, void when revoked."""
 
 import asyncio
+import base64
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +15,7 @@ from vlinders.api.v1 import options_pb2 as api
 from vlinders.api.v1.caller_pb2 import Caller
 from vlinders.auth.v1 import api_keys_pb2 as pb
 from vlinders.auth.v1.events_pb2 import ApiKeyRevoked
+from vlinders.auth.v1.identity_pb2 import ReportKeyUseRequest
 from vlinders_auth.models import Account, ApiKey
 from vlinders_kit import api_keys
 from vlinders_kit.errors import Failure, failure_of
@@ -202,8 +205,19 @@ async def test_a_name_filters_exactly(auth: Auth) -> None:
         assert [key.name for key in found] == [name] * (name != "nothing")
 
 
+TEXT_WITH_NUL = base64.urlsafe_b64encode(json.dumps(["name", "a\0", "key_0"]).encode()).decode()
+
+
 @pytest.mark.parametrize(
-    "page", [{"sort": "sha256"}, {"size": 101}, {"size": -1}, {"skip": -1}, {"token": "x"}]
+    "page",
+    [
+        {"sort": "sha256"},
+        {"size": 101},
+        {"size": -1},
+        {"skip": -1},
+        {"token": "x"},
+        {"sort": "name", "token": TEXT_WITH_NUL},
+    ],
 )
 async def test_a_page_that_cannot_be_is_refused(auth: Auth, page: dict[str, Any]) -> None:
     ada = await auth.register()
@@ -213,8 +227,6 @@ async def test_a_page_that_cannot_be_is_refused(auth: Auth, page: dict[str, Any]
 
 async def used(auth: Auth, uses: dict[str, int]) -> None:
     """Reports the use of keys, at so many seconds after NOW."""
-    from vlinders.auth.v1.identity_pb2 import ReportKeyUseRequest
-
     request = ReportKeyUseRequest()
     for key_id, seconds in uses.items():
         request.uses.add(api_key_id=key_id, last_used_at=NOW + timedelta(seconds=seconds))

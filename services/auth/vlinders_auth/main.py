@@ -1,23 +1,12 @@
 """`python -m vlinders_auth.main`: the auth service, put together."""
 
-from vlinders.auth.v1.accounts_pb2_grpc import add_AccountServiceServicer_to_server
-from vlinders.auth.v1.api_keys_pb2_grpc import add_ApiKeyServiceServicer_to_server
-from vlinders.auth.v1.identity_pb2_grpc import add_IdentityServiceServicer_to_server
-from vlinders.auth.v1.sessions_pb2_grpc import add_SessionServiceServicer_to_server
 from vlinders_auth.bootstrap import Administrator, bootstrap
 from vlinders_auth.passwords import Passwords
-from vlinders_auth.service import (
-    AccountService,
-    ApiKeyService,
-    IdentityService,
-    SessionService,
-    Signing,
-)
+from vlinders_auth.service import Signing, services
 from vlinders_auth.settings import AuthSettings
 from vlinders_auth.sign_ins import SignIns
 from vlinders_auth.upkeep import Upkeep
 from vlinders_kit.bus import open_bus
-from vlinders_kit.callers import CallerKey
 from vlinders_kit.clock import SystemClock
 from vlinders_kit.db import Database
 from vlinders_kit.process import Process, run
@@ -28,17 +17,7 @@ NAME = "vlinders.auth"
 
 
 async def main(settings: AuthSettings) -> None:
-    process = Process(
-        NAME,
-        port=settings.port,
-        key=CallerKey(bytes.fromhex(settings.caller_key.get_secret_value())),
-        host=settings.host,
-        metrics_port=settings.metrics_port,
-        traces=settings.traces,
-        sampled=settings.traces_sampled,
-        log_level=settings.log_level,
-    )
-    async with process:
+    async with Process.of(NAME, settings) as process:
         db = Database(settings.database_url.get_secret_value(), application_name=NAME)
         process.closers.append(db.close)
         passwords = Passwords(
@@ -59,36 +38,15 @@ async def _serve(
     process: Process, db: Database, passwords: Passwords, settings: AuthSettings
 ) -> None:
     clock = SystemClock()
-    upkeep = Upkeep(
-        db,
-        Sealer.load(settings.sealing_key_file),
-        signing_key_lifetime=settings.signing_key_lifetime,
-        clock=clock,
-    )
+    sealer = Sealer.load(settings.sealing_key_file)
+    upkeep = Upkeep(db, sealer, signing_key_lifetime=settings.signing_key_lifetime, clock=clock)
     await upkeep.turn_keys()
     process.background("upkeep", upkeep.run)
     signing = Signing(upkeep, settings.token_issuer, settings.token_audience, clock)
     sign_ins = SignIns(db, passwords, clock, lifetime=settings.session_lifetime)
-    process.serve(
-        "vlinders.auth.v1.AccountService",
-        add_AccountServiceServicer_to_server,
-        AccountService(db, passwords, clock),
-    )
-    process.serve(
-        "vlinders.auth.v1.SessionService",
-        add_SessionServiceServicer_to_server,
-        SessionService(db, sign_ins, signing),
-    )
-    process.serve(
-        "vlinders.auth.v1.ApiKeyService",
-        add_ApiKeyServiceServicer_to_server,
-        ApiKeyService(db, clock, keys_per_account=settings.keys_per_account),
-    )
-    process.serve(
-        "vlinders.auth.v1.IdentityService",
-        add_IdentityServiceServicer_to_server,
-        IdentityService(db, clock),
-    )
+    limit = settings.keys_per_account
+    for service in services(db, passwords, sign_ins, signing, clock, keys_per_account=limit):
+        process.serve(*service)
 
 
 def _administrator(settings: AuthSettings) -> Administrator:
