@@ -86,7 +86,7 @@ def _read(token: str, sort: str, keys: Sequence[Key]) -> list[Any]:
             raise ValueError
         raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
         wanted, *values = json.loads(raw)
-        if wanted != sort or len(values) != len(keys):
+        if wanted != sort or len(values) != len(keys) or any("\0" in str(v) for v in values):
             raise ValueError
         return [_typed(key, value) for key, value in zip(keys, values, strict=True)]
     except (ValueError, TypeError, RecursionError):
