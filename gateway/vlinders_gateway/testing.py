@@ -2,6 +2,8 @@
 
 import asyncio
 import functools
+import json
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -236,3 +238,53 @@ def token_keys(script: Script) -> TokenKeys:
 @functools.cache
 def _token_keys() -> TokenKeys:
     return TokenKeys(RSAKey.generate_key(2048))
+
+
+async def spoken(port: int, *pieces: bytes, pause: float = 0.0) -> bytes:
+    """All that comes back for `pieces`, until the gateway closes or has answered."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(pause)
+        async with asyncio.timeout(10):
+            return await answer_on(reader)
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+async def answer_on(reader: asyncio.StreamReader) -> bytes:
+    head = b""
+    while b"\r\n\r\n" not in head:
+        piece = await reader.read(65536)
+        if not piece:
+            return head
+        head += piece
+    length = re.search(rb"content-length: (\d+)", head)
+    while length and len(head.partition(b"\r\n\r\n")[2]) < int(length[1]):
+        head += await reader.read(65536)
+    return head
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1]) if answer else 0
+
+
+def assert_refused(answer: Any, status: int, code: str) -> None:
+    """The documented envelope, whatever was refused and wherever."""
+    if isinstance(answer, bytes):
+        assert status_of(answer) == status
+        head, _, body = answer.partition(b"\r\n\r\n")
+        told, request_id = json.loads(body), re.search(rb"x-request-id: (\S+)", head)
+        assert request_id is not None
+        assert told["meta"]["request_id"] == request_id[1].decode()
+    else:
+        assert answer.status_code == status
+        told = answer.json()
+        assert told["meta"]["request_id"] == answer.headers["x-request-id"]
+    assert told["error"]["code"] == code
+    assert told["error"]["message"]
+    assert set(told) == {"error", "meta"}
