@@ -1,5 +1,6 @@
 """The pytest plugin: one PostgreSQL a run, a database of its own for every test, Valkey, uvloop."""
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -29,6 +30,23 @@ async def _one_loop(anyio_backend: Any) -> AsyncIterator[None]:
     """Holds one event loop for the run: gRPC's thread still speaks to that of a test that is over,
     and raises in the next test when it is closed."""
     yield  # noqa: PT022 - only a fixture that is not over holds it
+
+
+@pytest.fixture(autouse=True)
+async def _no_task_outlives_its_test(_one_loop: None) -> AsyncIterator[None]:
+    """Ends what a test has left behind, as the end of a loop of its own would."""
+    before = asyncio.all_tasks()
+    yield
+    left = {task for task in asyncio.all_tasks() - before if not _is_anyios(task)}
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=5)
+
+
+def _is_anyios(task: "asyncio.Task[Any]") -> bool:
+    """Whether it is what runs the test, or this fixture."""
+    return getattr(task.get_coro(), "__qualname__", "").startswith("TestRunner.")
 
 
 @pytest.fixture(scope="session")
