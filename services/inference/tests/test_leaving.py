@@ -100,6 +100,21 @@ async def test_who_leaves_over_plain_grpc_pays_as_over_the_pipe(stage: Any) -> N
     assert record.charged_nanos > 0
 
 
+async def test_who_takes_nothing_of_an_answer_is_cut_off_and_pays_for_what_came(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlinders_inference.generations.STALL_SECONDS", 0.3)
+    pieces = [stage.chunk({"content": "x" * 50_000}) for _ in range(20)]
+    stage.provider.script.append(stage.streams(*pieces))
+    exchange = stage.open(CHAT | {"stream": True})
+
+    record = await stage.record()
+
+    assert (record.outcome, record.estimated) == (record.OUTCOME_CANCELLED, True)
+    assert 0 < record.output_tokens < 20
+    assert (await stage.answered(exchange)).failure.reason == "CLIENT_STALLED"
+
+
 async def test_who_leaves_after_the_end_has_completed(stage: Any) -> None:
     exchange = stage.open(CHAT | {"stream": True})
     while b"[DONE]" not in await exchange.data():

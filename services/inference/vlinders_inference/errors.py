@@ -56,6 +56,10 @@ class UpstreamRefused(kit.InvalidArgument):
     """The engine's code, where it is one of the known ones; else `unspecified`."""
 
 
+class ClientStalled(kit.DeadlineExceeded):
+    """Nothing of the answer was taken for too long."""
+
+
 class UnknownOperation(kit.NotFound):
     """Inference has no operation {operation}."""
 

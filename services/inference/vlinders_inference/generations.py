@@ -19,9 +19,10 @@ from vlinders_inference.answers import (
     used,
 )
 from vlinders_inference.catalogue import Catalogue, Model
-from vlinders_inference.connections import Response
+from vlinders_inference.connections import Disconnected, Response
 from vlinders_inference.engines import Attempt, AttemptFailed, Timeouts, post, read
 from vlinders_inference.errors import (
+    ClientStalled,
     CreditUnavailable,
     UnknownOperation,
     UpstreamFailed,
@@ -213,23 +214,33 @@ class Generations:
             raise
 
     async def _relay(self, job: Job, wait: Wait, begun: _Streaming) -> None:
-        """Passes events on until the stream is done or broken."""
-        events, client, out = begun.events, wait.client, begun.out
+        """Passes events on, in one wait for all of them, until the stream is done or broken."""
+        events, client, read_more = begun.events, wait.client, begun.response.read
+        out, idle, sending = begun.out, self._timeouts.idle, True
         stoppable = bool(begun.attempt.cancel_path)
-        while True:
-            if events.produced:
-                job.token_came()
-            try:
-                with wait.at_most(STALL_SECONDS):
+        try:
+            with wait.at_most(STALL_SECONDS):
+                while True:
+                    if events.produced:
+                        job.token_came()
                     await client.send(out)
-            except TookTooLong:
-                raise ClientLeft from None
-            if events.done or events.broken is not None:
-                return
-            if client.cancelled and not stoppable:
-                raise ClientLeft
-            data = await read(begun.response, wait, self._timeouts.idle)
-            out = events.feed(data) if data else events.end()
+                    if events.done or events.broken is not None:
+                        return
+                    if client.cancelled and not stoppable:
+                        raise ClientLeft
+                    sending = False
+                    wait.at_most(idle)
+                    data = await read_more()
+                    sending = True
+                    wait.at_most(STALL_SECONDS)
+                    out = events.feed(data) if data else events.end()
+        except TookTooLong:
+            if sending:
+                job.outcome = UsageRecorded.OUTCOME_CANCELLED
+                raise ClientStalled from None
+            raise AttemptFailed("the answer stands still") from None
+        except Disconnected:
+            raise AttemptFailed("connection lost") from None
 
     async def _post(self, job: Job, attempt: Attempt, wait: Wait) -> Response:
         """Asks the engine. From then on the client's leaving has the engine stop."""

@@ -41,10 +41,11 @@ class Wait:
     """The waiting of one request, used again for each thing that it waits for.
 
         with wait.at_most(30):
-            data = await response.content.readany()
+            data = await response.read()
 
-    Raises TookTooLong or, when the client leaves, ClientLeft in place of what the block waits for.
-    With `on_leave` set, a leave calls that instead, and the wait goes on for SETTLE_SECONDS.
+    `at_most` may be called again inside, for the next thing. Raises TookTooLong or, when the client
+    leaves, ClientLeft in place of what the block waits for. With `on_leave` set, a leave calls that
+    instead, and the wait goes on for SETTLE_SECONDS.
     """
 
     __slots__ = ("_armed", "_deadline", "_left_at", "_task", "_tripped", "client", "on_leave")
