@@ -18,7 +18,7 @@ from vlinders_gateway.shared_log import SharedLog
 from vlinders_gateway.tokens import Keys, Tokens
 from vlinders_kit import logs, telemetry
 from vlinders_kit.bus import Bus, open_bus
-from vlinders_kit.callers import CallerKey, Identity
+from vlinders_kit.callers import Identity
 from vlinders_kit.ids import new_id
 from vlinders_kit.pipe import PipePool
 from vlinders_kit.process import run
@@ -34,9 +34,9 @@ class Gateway:
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
-        me = Identity("gateway", CallerKey(bytes.fromhex(settings.caller_key.get_secret_value())))
+        me, tls = Identity("gateway", settings.key), settings.tls
         self._channels = {
-            domain: connect(target, domain, me)
+            domain: connect(target, domain, me, tls)
             for domain, target in (
                 ("vlinders.auth", settings.auth),
                 ("vlinders.billing", settings.billing),
@@ -50,7 +50,9 @@ class Gateway:
         self._shared = SharedLog(settings.redis.get_secret_value())
         self._limits = Limits(self._shared, gateways=settings.gateways)
         self._pool = PipePool(
-            settings.inference, lambda target: connect(target, "vlinders.inference", me), _pipe
+            settings.inference,
+            lambda target: connect(target, "vlinders.inference", me, tls),
+            _pipe,
         )
         self._bus = open_bus(settings.bus.get_secret_value(), new_id("gateway"))
         self.edge = self._edge(me)

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, NonNegativeInt, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
-from vlinders_kit.settings import Settings
+from vlinders_kit.settings import PartSettings
 
 Words = Annotated[tuple[str, ...], NoDecode]
 """Comma-separated."""
@@ -16,11 +16,8 @@ Numbers = Annotated[dict[str, NonNegativeInt], NoDecode]
 """`name=number`, comma-separated."""
 
 
-class GatewaySettings(Settings):
+class GatewaySettings(PartSettings):
     prefix: ClassVar = "VLINDERS_GATEWAY"
-
-    host: str = "127.0.0.1"
-    """Address to listen on, for clients."""
 
     port: int = Field(8080, ge=1, le=65535)
     """Port for clients; several gateways of one host share it."""
@@ -30,9 +27,6 @@ class GatewaySettings(Settings):
 
     metrics_port: int = Field(0, ge=0, le=65535)
     """Port of `/healthz`, `/readyz` and `/metrics`, for probes and Prometheus; 0 serves none."""
-
-    caller_key: SecretStr = Field(min_length=64)
-    """Key that signs callers between parts: at least 32 bytes in hex, the same for all parts."""
 
     auth: str
     """gRPC target of auth, as `host:port` or `ipv4:a:p,b:q`."""
@@ -97,17 +91,8 @@ class GatewaySettings(Settings):
     drain: timedelta = timedelta(seconds=30)
     """How long what runs may go on after the process was told to end."""
 
-    traces: str | None = None
-    """OTLP/gRPC endpoint that gets the spans, as `http://collector:4317`; none without."""
-
-    traces_sampled: float = Field(0.01, ge=0, le=1)
-    """Share of the traces that begin here and are kept."""
-
     logged: float = Field(0.01, ge=0, le=1)
     """Share of the requests that get a line in the log; faults of the platform always do."""
-
-    log_level: str = "INFO"
-    """Least level of the log lines that are written."""
 
     @field_validator("inference", "trusted_proxies", "cors_origins", mode="before")
     @classmethod
@@ -129,10 +114,4 @@ class GatewaySettings(Settings):
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for network in value:
             ip_network(network)
-        return value
-
-    @field_validator("caller_key")
-    @classmethod
-    def _hex(cls, value: SecretStr) -> SecretStr:
-        bytes.fromhex(value.get_secret_value())
         return value
