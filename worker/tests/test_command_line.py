@@ -3,6 +3,7 @@
 import asyncio
 import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -30,31 +31,32 @@ def options(scheduler: Any, numbered: Any, tmp_path: Path) -> dict[str, str]:
     }
 
 
-async def start(options: dict[str, str]) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "vlinders_worker"),
-        *(part for name, value in options.items() for part in (f"--{name}", value)),
-        env={},
-        stderr=asyncio.subprocess.PIPE,
-    )
+def start(options: dict[str, str]) -> subprocess.Popen[str]:
+    given = [part for name, value in options.items() for part in (f"--{name}", value)]
+    command = [sys.executable, "-m", "vlinders_worker", *given]
+    return subprocess.Popen(command, env={}, stderr=subprocess.PIPE, text=True)
+
+
+async def ended(process: subprocess.Popen[str]) -> str:
+    """What it has written when it has ended."""
+    _, told = await asyncio.to_thread(process.communicate)
+    return told
 
 
 @pytest.fixture
-async def started(options: Any, scheduler: Any) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await start(options)
-    await scheduler.until_ready("numbered")
-    yield process
-    if process.returncode is None:
+async def started(options: Any, scheduler: Any) -> AsyncIterator[subprocess.Popen[str]]:
+    with start(options) as process:
+        await scheduler.until_ready("numbered")
+        yield process
         process.kill()
-    await process.communicate()
 
 
 async def test_it_joins_and_leaves_in_order(started: Any, scheduler: Any) -> None:
     started.terminate()
 
-    _, told = await started.communicate()
+    told = await ended(started)
 
-    assert started.returncode == 0, told.decode()
+    assert started.returncode == 0, told
     assert scheduler.all("goodbye")
 
 
@@ -69,22 +71,22 @@ async def test_its_engines_die_with_it_however_it_dies(started: Any) -> None:
 
 
 async def test_a_second_agent_with_the_same_state_says_so(started: Any, options: Any) -> None:
-    second = await start({**options, "port": str(free_port())})
+    second = start({**options, "port": str(free_port())})
 
-    _, told = await second.communicate()
+    told = await ended(second)
 
     assert second.returncode == 1
-    assert "another worker agent runs with this state directory" in told.decode()
+    assert "another worker agent runs with this state directory" in told
 
 
 async def test_a_port_that_is_taken_is_said(started: Any, options: Any, tmp_path: Path) -> None:
-    second = await start({**options, "state-dir": str(tmp_path / "other")})
+    second = start({**options, "state-dir": str(tmp_path / "other")})
 
-    _, told = await second.communicate()
+    told = await ended(second)
 
     assert second.returncode == 1
-    assert f"cannot listen on 127.0.0.1:{options['port']}" in told.decode()
-    assert "Traceback" not in told.decode()
+    assert f"cannot listen on 127.0.0.1:{options['port']}" in told
+    assert "Traceback" not in told
 
 
 @pytest.mark.parametrize(
@@ -101,13 +103,13 @@ async def test_what_is_missing_is_said_in_words(
     options: Any, changed: dict[str, str | None], code: int, said: str
 ) -> None:
     given = {name: value for name, value in {**options, **changed}.items() if value is not None}
-    process = await start(given)
+    process = start(given)
 
-    _, told = await process.communicate()
+    told = await ended(process)
 
     assert process.returncode == code
-    assert said in told.decode()
-    assert "Traceback" not in told.decode()
+    assert said in told
+    assert "Traceback" not in told
 
 
 async def test_pretended_gpus_are_marked_wherever_they_show(
@@ -115,12 +117,12 @@ async def test_pretended_gpus_are_marked_wherever_they_show(
 ) -> None:
     pretended = tmp_path / "gpus.json"
     pretended.write_text('[{"name": "H100", "memory_total_bytes": 85899345920}, {}]')
-    process = await start({**options, "pretend-gpus": str(pretended)})
+    process = start({**options, "pretend-gpus": str(pretended)})
     try:
         await scheduler.until(lambda: scheduler.hellos)
     finally:
         process.terminate()
-        await process.communicate()
+        await ended(process)
 
     first, second = scheduler.hellos[0].inventory.gpus
     assert (first.name, first.memory_total_bytes) == ("H100", 85899345920)
