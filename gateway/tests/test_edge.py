@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -257,3 +258,22 @@ async def test_a_service_that_is_away_is_told_without_our_addresses(
     refusal = refusal_of(caught.value)
     assert (refusal.http, refusal.retry_after) == (503, 1)
     assert "127.0.0.1" not in refusal.message
+
+
+async def test_a_trusted_proxys_trace_goes_on_to_the_services(script: Script, valkey: str) -> None:
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    headers = {**bearer(script.user_key()), "traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+    heard = []
+
+    async def listen(request: Any, context: Any) -> Account:
+        heard.extend(
+            value for name, value in context.invocation_metadata() if name == "traceparent"
+        )
+        return Account(id="user_1")
+
+    script.answers["GetMyAccount"] = listen
+    for trusted in (("127.0.0.0/8",), ()):
+        async with gateway(script, valkey, rules=Rules(trusted=trusted, traced=True)) as running:
+            answer = await running.http.get("/v1/users/me", headers=headers)
+            assert answer.status_code == 200
+    assert [value.split("-")[1] for value in heard] == [trace]

@@ -141,6 +141,7 @@ class Edge:
         self._read_headers(exchange)
         with telemetry.asked(exchange.traceparent) as span:
             span.set_attribute("vlinders.request_id", exchange.id)
+            exchange.traceparent = dict(telemetry.outgoing()).get("traceparent", "")
             try:
                 await self._route(exchange, hot)
             finally:

@@ -110,7 +110,7 @@ class Exchange:
         self.origin: bytes | None = None
         """The Origin that may read the answer, by CORS."""
         self.traceparent = ""
-        """W3C trace context of a trusted proxy; empty without one."""
+        """W3C trace context that calls made for this request continue; empty: not traced."""
         self.operation: Operation | None = None
         self.caller: Caller | None = None
         self.quota: Quota | None = None
@@ -187,16 +187,8 @@ class Exchange:
         """The last bytes of the answer."""
         await self.send({"type": "http.response.body", "body": data, "more_body": False})
 
-    async def gone(self) -> None:
-        """Returns when the client has left, or the answer has ended. Call it after `body`."""
-        while (await self.receive())["type"] != "http.disconnect":
-            pass
-
     def when_gone(self, told: Callable[[], None]) -> None:
-        """Calls `told` once if the client leaves before the answer has ended. Call it after `body`.
-
-        What `gone` says, without a task that waits for it.
-        """
+        """Calls `told` once if the client leaves before the answer has ended. Call after `body`."""
 
         def leave() -> None:
             self.left = True

@@ -257,6 +257,7 @@ async def spoken(port: int, *pieces: bytes, pause: float = 0.0) -> bytes:
 
 
 async def answer_on(reader: asyncio.StreamReader) -> bytes:
+    """The next answer that comes, head and body; what has come when the connection ends."""
     head = b""
     while b"\r\n\r\n" not in head:
         piece = await reader.read(65536)
