@@ -37,7 +37,9 @@ class Servicer(IdentityServiceServicer):
 
     async def Introspect(self, request: Any, context: Any) -> pb.IntrospectResponse:
         say("begun")
-        await asyncio.to_thread(sys.stdin.readline)
+        asked = asyncio.Event()
+        asyncio.get_running_loop().add_reader(sys.stdin, asked.set)
+        await asked.wait()
         return pb.IntrospectResponse()
 
 
