@@ -17,6 +17,9 @@ import httptools
 KEEPALIVE_SECONDS = 30.0
 """How long a connection that is not used is kept."""
 
+CLOSING_SECONDS = 1.0
+"""A kept connection that breaks sooner than this after its use was being closed already."""
+
 MOST_IDLE = 1024
 """Connections to one target that are kept."""
 
@@ -126,17 +129,18 @@ class Target:
     async def post(self, head: bytes, body: bytes) -> Response:
         """The answer that has begun to a request whose `head` is as `head_of` makes it.
 
-        Raises Disconnected. A connection that was kept, and that the engine closed as it was used,
-        is replaced by a new one: nothing was done with the request.
+        Raises Disconnected. A connection that was kept, and that the engine closed just as it was
+        used, is replaced by another: nothing was done with the request.
         """
         while True:
-            kept = bool(self._idle)
+            kept, sent_at = bool(self._idle), time.monotonic()
             connection = self._idle.pop() if kept else await self._connect()
             response = connection.send(b"%s%d\r\n\r\n" % (head, len(body)), body)
             try:
                 await response.begun()
             except Disconnected:
-                if not kept or connection.heard:
+                late = time.monotonic() - sent_at > CLOSING_SECONDS
+                if not kept or connection.heard or late:
                     raise
             except BaseException:
                 connection.abort()
