@@ -91,8 +91,9 @@ async def test_what_llama_cpp_finds_wrong_with_a_request_is_told(host: Any) -> N
 
 
 async def test_a_killed_engine_is_told_and_comes_back(host: Any, numbered: Any) -> None:
+    others = _children()
     async with host(CHAT) as here:
-        [engine] = psutil.Process().children()
+        [engine] = _children() - others
         engine.kill()
         failed = await here.scheduler.until_state("tiny", Slot.STATE_FAILED)
         assert "SIGKILL" in failed.message
@@ -170,9 +171,10 @@ async def unused_server() -> Any:
 
 
 async def test_nothing_of_an_engine_is_left_when_the_agent_ends(host: Any, numbered: Any) -> None:
+    others = _children()
     async with host(numbered, {**CHAT, "id": "tiny"}) as here:
         await here.scheduler.until_ready("tiny")
-        family = psutil.Process().children(recursive=True)
+        family = _children() - others
         assert len(family) >= 3  # the leash, its program, and llama.cpp
 
     gone, alive = psutil.wait_procs(family, timeout=5)
@@ -226,3 +228,8 @@ def test_a_log_stays_within_its_bound(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def _dot(one: list[float], other: list[float]) -> float:
     return sum(x * y for x, y in zip(one, other, strict=True))
+
+
+def _children() -> set[psutil.Process]:
+    """The processes below this one: the servers of other tests may be among them."""
+    return set(psutil.Process().children(recursive=True))
