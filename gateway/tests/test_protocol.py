@@ -205,3 +205,25 @@ class TestLeaving:
         async with asyncio.timeout(10):
             await told.wait()
         writer.transport.abort()
+
+
+async def test_what_is_written_in_one_turn_or_in_many_arrives_whole_and_in_order(
+    running: Running,
+) -> None:
+    async def stream(exchange: Exchange) -> None:
+        await exchange.begin(200, EVENTS)
+        for number in range(2_000):
+            await exchange.write(b"data: %d\n\n" % number)
+            if number % 7 == 0:
+                await asyncio.sleep(0)
+            if number % 500 == 0:
+                await asyncio.sleep(0.01)
+        await exchange.end()
+
+    chat = named("CreateChatCompletion")
+    running.edge.serve_hot(CANONICAL, chat, chat.place, stream)
+
+    streams = await asyncio.gather(*(running.http.post(chat.place[5:]) for _ in range(20)))
+
+    whole = "".join(f"data: {number}\n\n" for number in range(2_000))
+    assert all(answer.text == whole for answer in streams)
