@@ -1,6 +1,6 @@
 """The stack of the journeys: two gateways, two replicas of inference, two providers of our own."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-async def upstreams() -> AsyncIterator[tuple[Upstream, Upstream]]:
-    async with (
+def upstreams() -> Iterator[tuple[Upstream, Upstream]]:
+    with (
         upstream("planted-key-of-the-first-provider") as first,
         upstream("planted-key-of-the-second-provider") as second,
     ):

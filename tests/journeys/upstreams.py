@@ -3,9 +3,12 @@
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from threading import Event, Thread
 from typing import Any
 
 from aiohttp import web
@@ -38,7 +41,7 @@ class Asked:
     headers: dict[str, str]
     body: dict[str, Any]
     said: int = 0
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: Event = field(default_factory=Event)
 
 
 @dataclass
@@ -84,31 +87,51 @@ class Upstream:
         return asked, self.scripts[model]
 
 
-@asynccontextmanager
-async def upstream(api_key: str) -> AsyncIterator[Upstream]:
-    """A provider on a free port that lets in who shows `api_key`."""
+@contextmanager
+def upstream(api_key: str) -> Iterator[Upstream]:
+    """A provider on a free port that lets in who shows `api_key`.
 
+    It has a thread and an event loop of its own, as it would have a process: no test's end is its.
+    """
+    running = Upstream("", api_key)
+    ready: Future[Callable[[], Any]] = Future()
+    thread = Thread(target=lambda: asyncio.run(_live(running, ready)))
+    thread.start()
+    end = ready.result()
+    try:
+        yield running
+    finally:
+        end()
+        thread.join()
+
+
+async def _live(running: Upstream, ready: "Future[Callable[[], Any]]") -> None:
+    """Serves until what `ready` gets is called, from any thread."""
+    ended = asyncio.Event()
+    site = await _serve(running)
+    ready.set_result(partial(asyncio.get_running_loop().call_soon_threadsafe, ended.set))
+    await ended.wait()
+    await site.cleanup()
+
+
+async def _serve(running: Upstream) -> web.AppRunner:
     @web.middleware
     async def locked(request: web.Request, handler: Any) -> web.StreamResponse:
-        if request.headers.get("Authorization") != f"Bearer {api_key}":
-            error = {"message": f"Incorrect API key: {api_key}", "code": "invalid_api_key"}
+        if request.headers.get("Authorization") != f"Bearer {running.api_key}":
+            error = {"message": f"Incorrect API key: {running.api_key}", "code": "invalid_api_key"}
             return web.json_response({"error": error}, status=401)
         answer: web.StreamResponse = await handler(request)
         return answer
 
     app = web.Application(middlewares=[locked], client_max_size=2**24)
-    running = Upstream("", api_key)
     app.router.add_post("/v1/chat/completions", running.chat)
     app.router.add_post("/v1/embeddings", running.embeddings)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0][:2]
+    site = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
+    await site.setup()
+    await web.TCPSite(site, "127.0.0.1", 0).start()
+    host, port = site.addresses[0][:2]
     running.base_url = f"http://{host}:{port}/v1"
-    try:
-        yield running
-    finally:
-        await runner.cleanup()
+    return site
 
 
 async def _stream(request: web.Request, asked: Asked, script: Script) -> web.StreamResponse:
