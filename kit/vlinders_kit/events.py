@@ -20,7 +20,6 @@ from sqlalchemy import (
     Text,
     Uuid,
     func,
-    text,
 )
 
 from vlinders.api.v1 import options_pb2 as api
@@ -80,20 +79,21 @@ CREATE INDEX inbox_at ON inbox (at);
 """
 """What the first migration of every service with events executes."""
 
-_WRITE = text("""
+# In psycopg's own words, for %b: as text, an array of bytea takes it 50 µs an element.
+_WRITE = """
     WITH written AS (
         INSERT INTO outbox (id, topic, key, type, body)
         SELECT * FROM unnest(
-            CAST(:ids AS uuid[]), CAST(:topics AS text[]), CAST(:keys AS text[]),
-            CAST(:types AS text[]), CAST(:bodies AS bytea[])
+            %(ids)b::uuid[], %(topics)b::text[], %(keys)b::text[],
+            %(types)b::text[], %(bodies)b::bytea[]
         )
     )
     SELECT pg_notify('outbox', '')
-""")
-_ADMIT = text("""
-    INSERT INTO inbox (consumer_group, id) SELECT :consumer_group, unnest(CAST(:ids AS uuid[]))
+"""
+_ADMIT = """
+    INSERT INTO inbox (consumer_group, id) SELECT %(consumer_group)s, unnest(%(ids)b::uuid[])
     ON CONFLICT DO NOTHING RETURNING id
-""")
+"""
 
 E = TypeVar("E", bound=Message)
 Handler = Callable[[Tx, E], Awaitable[None]]
@@ -123,7 +123,8 @@ async def publish(tx: Tx, *events: Message) -> None:
     if not events:
         return
     rows = [envelope(event) for event in events]
-    await tx.execute(
+    connection = await tx.connection()
+    await connection.exec_driver_sql(
         _WRITE,
         {
             "ids": [row.id for row in rows],
@@ -190,8 +191,9 @@ class Handlers:
         # Sorted, so that two members that get the same events at once cannot lock each other out.
         ids = sorted({envelope.id for envelope in known})
         async with db.begin() as tx:
-            found = await tx.scalars(_ADMIT, {"consumer_group": group, "ids": ids})
-            await self._apply(tx, known, set(found))
+            connection = await tx.connection()
+            found = await connection.exec_driver_sql(_ADMIT, {"consumer_group": group, "ids": ids})
+            await self._apply(tx, known, set(found.scalars()))
 
     async def _apply(self, tx: Tx, envelopes: Sequence[Envelope], new: set[UUID]) -> None:
         waiting: dict[str, list[Message]] = {}
