@@ -171,11 +171,12 @@ class PipeServer:
 
     async def _read(self, requests: AsyncIterator[PipeFrames], out: FrameQueue) -> None:
         exchanges: dict[int, Exchange] = {}
+        loop = asyncio.get_running_loop()
         try:
             async for message in requests:
                 for frame in message.frames:
                     if frame.HasField("open"):
-                        self._open(frame, exchanges, out)
+                        self._open(frame, exchanges, out, loop)
                     elif (exchange := exchanges.get(frame.exchange)) is None:
                         continue  # it has ended meanwhile
                     elif frame.HasField("window"):
@@ -187,23 +188,35 @@ class PipeServer:
                 exchange.cancel()
             out.close()
 
-    def _open(self, frame: PipeFrame, exchanges: dict[int, Exchange], out: FrameQueue) -> None:
+    def _open(
+        self,
+        frame: PipeFrame,
+        exchanges: dict[int, Exchange],
+        out: FrameQueue,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         if len(self._running) >= self._most:
             status = status_of(TooManyRequestsInFlight(), self._domain)
             out.put(_end(frame.exchange, status))
             return
         exchange = Exchange(frame.open, frame.exchange, out)
         exchanges[frame.exchange] = exchange
-        task = asyncio.create_task(self._run(exchange, exchanges, frame.exchange))
+        timer = None
+        if exchange.open.deadline_ms:
+            delay = exchange.open.deadline_ms / 1000
+            timer = loop.call_later(delay, exchange.cancel, RequestTookTooLong())
+        # By the loop: asyncio.create_task makes a system call to find it, for each request.
+        task = loop.create_task(self._run(exchange, exchanges, frame.exchange, timer))
         self._running[task] = exchange
         task.add_done_callback(self._running.pop)
 
-    async def _run(self, exchange: Exchange, exchanges: dict[int, Exchange], number: int) -> None:
-        timer = None
-        if exchange.open.deadline_ms:
-            loop = asyncio.get_running_loop()
-            delay = exchange.open.deadline_ms / 1000
-            timer = loop.call_later(delay, lambda: exchange.cancel(RequestTookTooLong()))
+    async def _run(
+        self,
+        exchange: Exchange,
+        exchanges: dict[int, Exchange],
+        number: int,
+        timer: asyncio.TimerHandle | None,
+    ) -> None:
         try:
             await self._handler(exchange)
         except Exception as error:  # told to the client; nothing else waits for it

@@ -94,8 +94,7 @@ class Generations:
         When it returns or raises, the request has its one record, if it was admitted.
         """
         job = await self._admitted(operation, caller, request_id, body)
-        wait = Wait(client)
-        self._watch.add(wait)
+        wait = self._watch.begin(client)
         failure: AppError | None = None
         last = b""
         try:
@@ -106,7 +105,7 @@ class Generations:
             failure = error
         finally:
             # Whatever happened, a cancellation of this task too: nothing here waits.
-            self._watch.remove(wait)
+            self._watch.end(wait)
             kept = self._end(job)
         if failure is not None:
             with suppress(UsageNotKept):

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import psycopg
@@ -19,6 +20,7 @@ from vlinders_kit import logs
 from vlinders_kit.bus import Envelope
 from vlinders_kit.db import connect
 from vlinders_kit.events import envelope
+from vlinders_kit.ids import uuid7
 
 WINDOW_SECONDS = 0.004
 """Least time between the beginnings of two writes, where records come in numbers."""
@@ -63,6 +65,8 @@ class UsageLog:
     def __init__(self, url: str) -> None:
         self._url = url
         self._loop = asyncio.get_running_loop()
+        # An event's id has to be unique, not secret: no system call for each.
+        self._random = Random().randbytes
         self._pending: list[_Record] = []
         self._writing: list[_Record] = []
         self._wake = asyncio.Event()
@@ -80,7 +84,8 @@ class UsageLog:
         Fails with UsageNotKept after PATIENCE_SECONDS; the record is still written, when it can be.
         """
         kept: asyncio.Future[None] = self._loop.create_future()
-        self._pending.append(_Record(envelope(event), kept, time.monotonic()))
+        id = uuid7(random=self._random)
+        self._pending.append(_Record(envelope(event, id), kept, time.monotonic()))
         self._wake.set()
         return kept
 

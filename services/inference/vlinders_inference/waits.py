@@ -50,10 +50,10 @@ class Wait:
 
     __slots__ = ("_armed", "_deadline", "_left_at", "_task", "_tripped", "client", "on_leave")
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, loop: asyncio.AbstractEventLoop) -> None:
         self.client = client
         self.on_leave: Callable[[], Any] | None = None
-        self._task = asyncio.current_task()
+        self._task = asyncio.current_task(loop)  # without the loop it costs a system call
         self._armed = False
         self._tripped = False
         self._deadline = 0.0
@@ -103,15 +103,20 @@ class Watch:
     """Looks after the waits of all requests that run."""
 
     def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._waits: set[Wait] = set()
 
-    def add(self, wait: Wait) -> None:
+    def begin(self, client: Client) -> Wait:
+        """The wait of the request that the running task serves."""
+        wait = Wait(client, self._loop)
         self._waits.add(wait)
+        return wait
 
-    def remove(self, wait: Wait) -> None:
+    def end(self, wait: Wait) -> None:
         self._waits.discard(wait)
 
     async def run(self) -> None:
+        """Goes on until cancelled."""
         while True:
             await asyncio.sleep(EVERY_SECONDS)
             now = time.monotonic()
