@@ -36,7 +36,7 @@ from vlinders_kit.bus.broadcasts import Callback, tell
 from vlinders_kit.outages import Outage
 
 SEND_SECONDS = 10
-"""How long a batch is tried before it counts as not sent."""
+"""How long one tries to send before it counts as not sent."""
 
 REPLICAS = 3
 """Of a topic that is made here, where there are as many brokers."""
@@ -137,9 +137,10 @@ class KafkaBus:
             await _whole(producer.stop())
 
     async def _start(self) -> AIOKafkaProducer:
-        producer = AIOKafkaProducer(
-            **self._client, acks="all", enable_idempotence=True, max_batch_size=_BATCH_BYTES
-        )
+        # Not the idempotent one: aiokafka's never gives up a batch, so that neither the relay would
+        # know of an outage nor a process come to its end in one. What a retry has sent twice, the
+        # inbox knows.
+        producer = AIOKafkaProducer(**self._client, acks="all", max_batch_size=_BATCH_BYTES)
         try:
             await _whole(producer.start())
         except BaseException:
