@@ -1,9 +1,11 @@
 """The folder of a stack: one supervisor's at a time, and what it keeps there is private."""
 
+import json
 import os
 import socket
 import stat
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
@@ -70,13 +72,26 @@ def test_a_folder_from_before_gets_the_secrets_it_lacks(tmp_path: Path) -> None:
 
 
 def test_ports_stay_the_same_until_somebody_takes_one(tmp_path: Path) -> None:
-    first = ports_of(tmp_path, ["auth-1", "auth-2"])
-    with socket.create_server(("127.0.0.1", first["auth-1"])):
-        second = ports_of(tmp_path, ["auth-1", "auth-2", "auth-3"])
+    with ExitStack() as claims:
+        first = ports_of(tmp_path, ["auth-1", "auth-2"], claims)
+    with socket.create_server(("127.0.0.1", first["auth-1"])), ExitStack() as claims:
+        second = ports_of(tmp_path, ["auth-1", "auth-2", "auth-3"], claims)
+    with ExitStack() as claims:
+        third = ports_of(tmp_path, ["auth-1"], claims)
 
     assert len({first["auth-1"], *second.values()}) == 4
     assert second["auth-2"] == first["auth-2"]
-    assert ports_of(tmp_path, ["auth-1"])["auth-1"] == second["auth-1"]
+    assert third["auth-1"] == second["auth-1"]
+
+
+def test_no_stack_takes_a_port_that_another_has_chosen(tmp_path: Path) -> None:
+    """Though nobody listens there yet."""
+    (tmp_path / "other").mkdir()
+    with ExitStack() as claims, ExitStack() as others:
+        first = ports_of(tmp_path, ["auth-1"], claims)
+        (tmp_path / "other" / "ports.json").write_text(json.dumps(first))
+
+        assert ports_of(tmp_path / "other", ["auth-1"], others) != first
 
 
 def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,13 +48,13 @@ class Stack:
     """By the labels of processes, as `auth-1` and `auth-1-metrics`."""
 
     @classmethod
-    def plan(cls, options: Options, secrets: Secrets) -> "Stack":
-        """Finds a port for everything but the gateway, which has its own."""
+    def plan(cls, options: Options, secrets: Secrets, claims: ExitStack) -> "Stack":
+        """Finds a port for everything but the gateway, which has its own; `claims` hold them."""
         labels = ["postgres", "valkey"]
         for part in PARTS:
             for number in range(1, options.count(part) + 1):
                 labels += [f"{part}-{number}", f"{part}-{number}-metrics"]
-        return cls(options, secrets, ports_of(options.var, labels))
+        return cls(options, secrets, ports_of(options.var, labels, claims))
 
     @property
     def url(self) -> str:

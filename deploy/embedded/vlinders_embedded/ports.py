@@ -17,16 +17,20 @@ class PortTaken(RuntimeError):
     """Somebody else listens on a port that was asked for."""
 
 
-def ports_of(var: Path, names: Sequence[str]) -> dict[str, int]:
-    """A port of 127.0.0.1 for each name: the one it had before, as long as nobody took it."""
+def ports_of(var: Path, names: Sequence[str], claims: ExitStack) -> dict[str, int]:
+    """A port of 127.0.0.1 for each name: the one it had before, as long as nobody took it.
+
+    Until `claims` close, no other stack on this machine chooses one of them, also while nothing
+    listens there yet, or not at the moment.
+    """
     file = var / "ports.json"
     known: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
     ports = {}
     with ExitStack() as probes:
         for name in names:
             wanted = known.get(name)
-            if wanted is None or not _free(wanted, probes):
-                wanted = _choose(probes)
+            if wanted is None or not (_free(wanted, probes) and _claimed(wanted, claims)):
+                wanted = _choose(probes, claims)
             ports[name] = wanted
     write_private(file, json.dumps(known | ports, indent=2))
     return ports
@@ -41,9 +45,9 @@ def require_free(port: int) -> None:
             )
 
 
-def _choose(probes: ExitStack) -> int:
+def _choose(probes: ExitStack, claims: ExitStack) -> int:
     for port in random.sample(_RANGE, 500):
-        if _free(port, probes):
+        if _free(port, probes) and _claimed(port, claims):
             return port
     raise PortTaken(f"no free port found in {_RANGE}")
 
@@ -54,6 +58,16 @@ def _free(port: int, probes: ExitStack) -> bool:
     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         probe.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    return True
+
+
+def _claimed(port: int, claims: ExitStack) -> bool:
+    """Whether the port is ours now: a name in the kernel that nobody else can have meanwhile."""
+    claim = claims.enter_context(socket.socket(socket.AF_UNIX))
+    try:
+        claim.bind(f"\0vlinders-port-{port}")
     except OSError:
         return False
     return True

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 from vlinders_embedded import access, databases, first_call, folder
@@ -37,16 +37,17 @@ async def run(options: Options, *, report: Report, ready: Callable[[], None]) ->
     if left := folder.end_left_over(options.var):
         report(f"  ended {left} processes of a supervisor that was killed")
     secrets = secrets_of(options.var, admin_password=options.admin_password)
-    stack = Stack.plan(options, secrets)
-    report(f"Starting Vlinders in {options.var}")
-    async with _supervised(stack, report) as (supervisor, told):
-        if not await _unless(told, _start(stack, supervisor)):
-            raise EndedEarly("told to end before everything was ready")
-        access.write(stack, supervisor.running())
-        report(f"\nVlinders is ready after {time.monotonic() - begun:.1f} s.")
-        report(access.welcome(stack, first_call.model_to_call(stack)))
-        ready()
-        await told.wait()
+    with ExitStack() as claims:
+        stack = Stack.plan(options, secrets, claims)
+        report(f"Starting Vlinders in {options.var}")
+        async with _supervised(stack, report) as (supervisor, told):
+            if not await _unless(told, _start(stack, supervisor)):
+                raise EndedEarly("told to end before everything was ready")
+            access.write(stack, supervisor.running())
+            report(f"\nVlinders is ready after {time.monotonic() - begun:.1f} s.")
+            report(access.welcome(stack, first_call.model_to_call(stack)))
+            ready()
+            await told.wait()
     report("Everything has ended.")
 
 
