@@ -16,7 +16,7 @@ from vlinders_kit.callers import METADATA, CallerKey, CallerNotTrusted, Identity
 from vlinders_kit.db import unavailable
 from vlinders_kit.errors import AppError, Unavailable, failure_of, status_of
 from vlinders_kit.policies import method_of, policy_of, require
-from vlinders_kit.tls import Tls
+from vlinders_kit.tls import Tls, open_channel
 from vlinders_kit.validation import validate
 
 DEADLINE_SECONDS = 5.0
@@ -194,12 +194,7 @@ def connect(
         _SignedStream(audience, identity),
         _SignedServerStream(audience, identity),
     ]
-    if tls is None:
-        return grpc.aio.insecure_channel(target, options=OPTIONS, interceptors=interceptors)
-    options = (*OPTIONS, *tls.options(audience))
-    return grpc.aio.secure_channel(
-        target, tls.for_channel(), options=options, interceptors=interceptors
-    )
+    return open_channel(target, audience, tls, options=OPTIONS, interceptors=interceptors)
 
 
 def on_behalf_of(identity: Identity, caller: Caller, audience: str) -> list[tuple[str, bytes]]:

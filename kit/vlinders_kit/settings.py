@@ -55,7 +55,34 @@ class Settings(BaseSettings):
             raise SystemExit(2) from None
 
 
-class PartSettings(Settings):
+class TlsSettings(Settings):
+    """What a part is told that shows certificates to others."""
+
+    tls_certificate: Path | None = None
+    """PEM file of the certificate that this part shows to others; without, nothing is encrypted."""
+
+    tls_key: Path | None = None
+    """PEM file of the certificate's key."""
+
+    tls_authority: Path | None = None
+    """PEM file of the authority whose certificates this part takes from others."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        files = (self.tls_certificate, self.tls_key, self.tls_authority)
+        if any(files) and not all(files):
+            raise ValueError("tls_certificate, tls_key and tls_authority go together")
+        return self
+
+    @property
+    def tls(self) -> Tls | None:
+        """What this part shows and trusts, read now; None where nothing is encrypted."""
+        if not (self.tls_certificate and self.tls_key and self.tls_authority):
+            return None
+        return Tls.load(self.tls_certificate, self.tls_key, self.tls_authority)
+
+
+class PartSettings(TlsSettings):
     """What every part that serves gRPC is told."""
 
     host: str = "127.0.0.1"
@@ -79,15 +106,6 @@ class PartSettings(Settings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least level of the log lines that are written."""
 
-    tls_certificate: Path | None = None
-    """PEM file of the certificate that this part shows to others; without, nothing is encrypted."""
-
-    tls_key: Path | None = None
-    """PEM file of the certificate's key."""
-
-    tls_authority: Path | None = None
-    """PEM file of the authority whose certificates this part takes from others."""
-
     @field_validator("caller_key")
     @classmethod
     def _is_hex(cls, value: SecretStr) -> SecretStr:
@@ -97,24 +115,10 @@ class PartSettings(Settings):
             raise ValueError("must be in hex") from None
         return value
 
-    @model_validator(mode="after")
-    def _is_whole(self) -> Self:
-        files = (self.tls_certificate, self.tls_key, self.tls_authority)
-        if any(files) and not all(files):
-            raise ValueError("tls_certificate, tls_key and tls_authority go together")
-        return self
-
     @property
     def key(self) -> CallerKey:
         """The key that signs callers."""
         return CallerKey(bytes.fromhex(self.caller_key.get_secret_value()))
-
-    @property
-    def tls(self) -> Tls | None:
-        """What this part shows and trusts, read now; None where nothing is encrypted."""
-        if not (self.tls_certificate and self.tls_key and self.tls_authority):
-            return None
-        return Tls.load(self.tls_certificate, self.tls_key, self.tls_authority)
 
 
 class ServiceSettings(PartSettings):

@@ -4,6 +4,7 @@ Optional. A certificate is for the name of a part, as `vlinders.auth` in its sub
 names: who holds the one of a worker cannot answer for auth, wherever it runs.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,10 +31,18 @@ class Tls:
             require_client_auth=True,
         )
 
-    def for_channel(self) -> grpc.ChannelCredentials:
-        return grpc.ssl_channel_credentials(self.authority, self.key, self.certificate)
 
-    @staticmethod
-    def options(audience: str) -> tuple[tuple[str, str], ...]:
-        """Has a channel take nobody but `audience`, at whatever address it is."""
-        return (("grpc.ssl_target_name_override", audience),)
+def open_channel(
+    target: str,
+    audience: str,
+    tls: Tls | None,
+    *,
+    options: Sequence[tuple[str, int | str]],
+    interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
+) -> grpc.aio.Channel:
+    """A channel to `target`; with `tls`, encrypted, and to nobody but `audience`."""
+    if tls is None:
+        return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
+    shown = grpc.ssl_channel_credentials(tls.authority, tls.key, tls.certificate)
+    options = (*options, ("grpc.ssl_target_name_override", audience))
+    return grpc.aio.secure_channel(target, shown, options=options, interceptors=interceptors)

@@ -70,6 +70,7 @@ class Agent:
         self.stream = SchedulerStream(
             [target.strip() for target in settings.scheduler.split(",")],
             join_token=settings.join_token.get_secret_value(),
+            tls=settings.tls,
             lease=self.lease,
             requests=self.requests,
             changes=self.changes,

@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from pydantic import Field, SecretStr
 
-from vlinders_kit.settings import Settings
+from vlinders_kit.settings import TlsSettings
 
 
-class WorkerSettings(Settings):
+class WorkerSettings(TlsSettings):
     prefix: ClassVar[str] = "VLINDERS_WORKER"
 
     scheduler: str = Field(min_length=1)

@@ -22,6 +22,7 @@ from vlinders.gpu_scheduler.v1.workers_pb2 import (
 from vlinders.gpu_scheduler.v1.workers_pb2_grpc import WorkerServiceStub
 from vlinders_kit import logs
 from vlinders_kit.clock import Clock
+from vlinders_kit.tls import Tls, open_channel
 from vlinders_worker.lease import Lease
 from vlinders_worker.requests import Requests
 
@@ -32,7 +33,7 @@ LOAD_SECONDS = 0.1
 FIRST_WAIT, LONGEST_WAIT = 0.2, 5.0
 WELCOME_SECONDS = 5.0
 
-OPTIONS: Sequence[tuple[str, int]] = (
+OPTIONS: Sequence[tuple[str, int | str]] = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -78,6 +79,7 @@ class SchedulerStream:
         targets: Sequence[str],
         *,
         join_token: str,
+        tls: Tls | None = None,
         lease: Lease,
         requests: Requests,
         changes: Changes,
@@ -87,6 +89,7 @@ class SchedulerStream:
         clock: Clock,
     ) -> None:
         self._targets = targets
+        self._tls = tls
         self._metadata = (("vlinders-join-token", join_token),)
         self._lease = lease
         self._requests = requests
@@ -122,7 +125,8 @@ class SchedulerStream:
         self._changes.wake()
 
     async def _live(self, target: str) -> None:
-        async with grpc.aio.insecure_channel(target, options=OPTIONS) as channel:
+        channel = open_channel(target, "vlinders.gpu_scheduler", self._tls, options=OPTIONS)
+        async with channel:
             stub = WorkerServiceStub(channel)  # type: ignore[no-untyped-call]
             call: Call = stub.Connect(metadata=self._metadata)
             # From here on every change counts as untold: Hello may be made before it.
