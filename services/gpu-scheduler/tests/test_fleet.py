@@ -1,6 +1,7 @@
 """The fleet on a clock that the test holds: epochs, streams, and the hub's doubts about itself."""
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -17,6 +18,9 @@ from vlinders_kit.clock import ManualClock
 TIMERS = Timers()
 GRACE = 30.0
 """Seconds in which a new hub ends nobody."""
+
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+"""When another hub saw a worker move last."""
 
 
 class Watched:
@@ -252,7 +256,7 @@ class TestSelfDoubt:
 
     def test_d_a_new_hub_gives_everybody_two_leases(self, watched: Watched) -> None:
         known = [
-            watched.fleet.adopt(watched.hello(f"worker_{n}"), n, b"key", State.ONLINE)
+            watched.fleet.adopt(watched.hello(f"worker_{n}"), n, b"key", State.ONLINE, LONG_AGO)
             for n in range(3)
         ]
 
@@ -265,7 +269,8 @@ class TestSelfDoubt:
     def test_d_who_comes_back_to_a_new_hub_keeps_its_epoch_and_moves_nowhere(
         self, watched: Watched
     ) -> None:
-        worker = watched.fleet.adopt(watched.hello(), 7, b"key", State.ONLINE)
+        worker = watched.fleet.adopt(watched.hello(), 7, b"key", State.ONLINE, LONG_AGO)
+        assert worker.since == LONG_AGO
         watched.run(10)
 
         assert watched.fleet.resume(watched.hello(last_epoch=7), watched.line()) is worker
@@ -277,7 +282,7 @@ class TestSelfDoubt:
         self, watched: Watched
     ) -> None:
         known = [
-            watched.fleet.adopt(watched.hello(f"worker_{n}"), n, b"key", State.SUSPECT)
+            watched.fleet.adopt(watched.hello(f"worker_{n}"), n, b"key", State.SUSPECT, LONG_AGO)
             for n in range(10)
         ]
 

@@ -5,6 +5,7 @@ Beats, silence and broken streams move the states of `states`; what the hub doub
 """
 
 from collections.abc import Callable
+from datetime import datetime
 
 from vlinders_gpu_scheduler.doubt import Doubt
 from vlinders_gpu_scheduler.errors import StaleEpoch
@@ -35,10 +36,13 @@ class Fleet:
         """What a worker that comes now is to keep."""
         return self._timers.stretched(len(self.workers), beats_per_second=self._beats_per_second)
 
-    def adopt(self, hello: Hello, epoch: int, key: bytes, state: State) -> Worker:
-        """Takes over a worker that was known before this hub began: it has time to be heard."""
+    def adopt(self, hello: Hello, epoch: int, key: bytes, state: State, since: datetime) -> Worker:
+        """Takes over a worker that was known before this hub began: it has time to be heard.
+
+        It has been in `state` `since` then, whoever was its hub.
+        """
         life = Life(self.timers, self._clock.monotonic(), state=state, adopted=True)
-        worker = Worker(hello, epoch, key, life, self._clock.now(), hello.inventory)
+        worker = Worker(hello, epoch, key, life, since, hello.inventory)
         self.workers[worker.id] = worker
         if state is State.SUSPECT:
             self._suspects.add(worker)

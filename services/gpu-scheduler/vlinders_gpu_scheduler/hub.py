@@ -61,7 +61,8 @@ class Hub:
             row.id, row.boot_id, row.address, row.host_name, row.agent_version, 0, inventory, ()
         )
         key = self._keys.of(row.id, row.epoch)
-        self.picks.place(self.fleet.adopt(hello, row.epoch, key, State(row.state)))
+        worker = self.fleet.adopt(hello, row.epoch, key, State(row.state), row.state_since)
+        self.picks.place(worker)
 
     async def connect(self, hello: Hello, line: Line) -> Worker:
         """The worker, on `line` from now on: in its epoch if that goes on, else in a new one.
