@@ -14,7 +14,7 @@ from vlinders_kit import logs
 from vlinders_kit.bus import RETENTION, Bus, BusUnavailable, Envelope, dead_letters
 from vlinders_kit.db import Database, unavailable
 from vlinders_kit.events import Handlers
-from vlinders_kit.outages import Outage
+from vlinders_kit.outages import Backoff, Outage
 
 TRIES = 5
 """How often an event is tried alone before it is given up."""
@@ -91,11 +91,11 @@ class Consumer:
     async def _take_alone(self, envelopes: Sequence[Envelope]) -> None:
         """Lets each take effect by itself or give up; a failing one holds up only its key."""
         failed: Tally[UUID] = Tally()
-        again = Outage(f"event of {self._group}", first=self._first_wait)
+        again = Backoff(self._first_wait)
         waiting = envelopes
         while waiting:
             left: list[Envelope] = []
-            stuck: dict[tuple[str, str], Exception] = {}
+            stuck: set[tuple[str, str]] = set()
             for envelope in waiting:
                 place = envelope.topic, envelope.key
                 if place in stuck:
@@ -108,11 +108,11 @@ class Consumer:
                     if failed[envelope.id] == TRIES:
                         await self._give_up(envelope, error)
                     else:
-                        stuck[place] = error
+                        stuck.add(place)
                         left.append(envelope)
             waiting = left
             if stuck:
-                await again.wait(next(iter(stuck.values())))
+                await again.wait()
 
     async def _effect(self, envelopes: Sequence[Envelope]) -> None:
         """One transaction with all of them, as soon as the database is there."""

@@ -3,14 +3,32 @@
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from vlinders_kit import logs
 
 log = logs.get(__name__)
 
 
+@dataclass
+class Backoff:
+    """Waits that double from `first` to `longest` seconds, less up to half by chance: of many who
+    lost the same thing at once, not all come back at once."""
+
+    first: float = 0.1
+    longest: float = 5.0
+    chance: Callable[[], float] = random.random
+    waits: int = 0
+
+    async def wait(self) -> None:
+        # The power is bounded, since 2.0 ** 1024 is an error and an outage may last a week.
+        longest = min(self.longest, self.first * 2.0 ** min(self.waits, 30))
+        self.waits += 1
+        await asyncio.sleep(longest * (1 - self.chance() / 2))
+
+
 class Outage:
-    """Whether `what` is away. Waits grow from `first` to `longest` seconds, each with jitter."""
+    """Whether `what` is away. Waits are those of a `Backoff`, from `first` to `longest` seconds."""
 
     def __init__(
         self,
@@ -21,22 +39,16 @@ class Outage:
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._what = what
-        self._first = first
-        self._longest = longest
-        self._chance = chance
-        self._waits = 0
+        self._backoff = Backoff(first, longest, chance)
 
     async def wait(self, error: BaseException) -> None:
         """Notes that it is away, and returns when it is time to try again."""
-        if self._waits == 0:
+        if self._backoff.waits == 0:
             log.warning("outage_began", of=self._what, error=type(error).__name__, text=str(error))
-        # The power is bounded, since 2.0 ** 1024 is an error and an outage may last a week.
-        longest = min(self._longest, self._first * 2.0 ** min(self._waits, 30))
-        self._waits += 1
-        await asyncio.sleep(longest * (0.5 + self._chance() / 2))
+        await self._backoff.wait()
 
     def over(self) -> None:
         """Notes that it is there."""
-        if self._waits:
-            log.warning("outage_ended", of=self._what, tries=self._waits)
-            self._waits = 0
+        if self._backoff.waits:
+            log.warning("outage_ended", of=self._what, tries=self._backoff.waits)
+            self._backoff.waits = 0

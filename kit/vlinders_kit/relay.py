@@ -69,7 +69,15 @@ class Relay:
         # Asked again and again: a wait inside Postgres would keep a snapshot, and hold up vacuum.
         while not (await _row(connection, _LOCK))[0]:  # noqa: ASYNC110
             await asyncio.sleep(POLL_SECONDS)
+        try:
+            await self._relay(connection)
+        finally:
+            _DEPTH.set(0)  # whoever leads next tells
+            _AGE.set(0)
+
+    async def _relay(self, connection: _Connection) -> None:
         await connection.execute(f"LISTEN {CHANNEL}")
+        self._measured = 0.0
         while True:
             began = time.monotonic()
             if began - self._measured > MEASURE_SECONDS:
