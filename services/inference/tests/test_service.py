@@ -168,6 +168,7 @@ async def test_models_are_listed_by_id_with_what_they_can_do(stage: Any) -> None
     assert by_id["m"].capabilities.supports_function_calling
     assert by_id["vectors"].capabilities.supports_embeddings
     assert not by_id["vectors"].capabilities.supports_streaming
+    assert by_id["vectors"].capabilities.max_tokens >= 1
 
 
 async def test_a_model_that_is_none_is_not_found(stage: Any) -> None:

@@ -139,7 +139,7 @@ class _Collected:
 
 def _told(model: Model) -> models_pb.Model:
     capabilities = models_pb.Model.Capabilities(
-        max_tokens=model.max_tokens,
+        max_tokens=model.context_length if model.embeddings else model.max_tokens,
         supports_streaming=not model.embeddings,
         supports_function_calling=model.function_calling,
         supports_embeddings=model.embeddings,
