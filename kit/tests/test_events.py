@@ -298,6 +298,26 @@ class TestConsumer:
         assert len(tries) == TRIES + 1  # with the others, then alone
         assert [line["type"] for line in logs if line.get("alert")] == [sent[1].type]
 
+    async def test_takes_together_what_comes_in_a_pause(
+        self, db: Database, kinds: Kinds, topic: str
+    ) -> None:
+        bus, handlers, batches = MemoryBus(), Handlers(), []
+
+        @handlers.on_batch(kinds.counted)
+        async def gather(tx: Tx, events: list[Any]) -> None:
+            batches.append([event.number for event in events])
+
+        pausing = Consumer(
+            db, bus, group="group", topics=[topic], handlers=handlers, pause=0.5, first_wait=0.001
+        )
+        async with going_on(pausing.run()):
+            for number in range(3):
+                await bus.send([envelope(kinds.counted(key="a", number=number))])
+                await until(lambda: _reached(batches, 1))
+            await until(lambda: _reached(batches, 2))
+
+        assert batches == [[0], [1, 2]]
+
     async def test_a_body_that_is_none_is_given_up(
         self, db: Database, kinds: Kinds, topic: str
     ) -> None:
@@ -399,6 +419,10 @@ class Flaky(MemoryBus):
         if self.failing:
             self.failing -= 1
             raise BusUnavailable
+
+
+async def _reached(batches: Sequence[Any], count: int) -> bool:
+    return len(batches) >= count
 
 
 async def _has(rows: Awaitable[Sequence[Any]], count: int) -> bool:

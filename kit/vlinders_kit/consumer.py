@@ -19,6 +19,9 @@ from vlinders_kit.outages import Backoff, Outage
 TRIES = 5
 """How often an event is tried alone before it is given up."""
 
+LARGE = 200
+"""Events of a batch that is worth its transaction: the next one is fetched at once."""
+
 PRUNE_SECONDS = 3600.0
 PRUNE_BATCH = 5_000
 
@@ -41,6 +44,9 @@ class Consumer:
     What was fetched together takes effect in one transaction; if that fails, each event in its own.
     One that fails TRIES times goes to `<topic>.dead`, counted and logged as an alert, and those
     behind it go on. Later events of its key wait for that. A database that is away is waited for.
+
+    `pause` is in seconds, between a batch that is not LARGE and the fetch of the next: what comes
+    meanwhile takes effect together, for the price of one transaction.
     """
 
     def __init__(
@@ -51,6 +57,7 @@ class Consumer:
         group: str,
         topics: Sequence[str],
         handlers: Handlers,
+        pause: float = 0.0,
         first_wait: float = 0.1,
     ) -> None:
         self._db = db
@@ -58,6 +65,7 @@ class Consumer:
         self._group = group
         self._topics = topics
         self._handlers = handlers
+        self._pause = pause
         self._first_wait = first_wait
         self._database = Outage("database")
 
@@ -78,6 +86,8 @@ class Consumer:
                         await self._take(envelopes)
                         await subscription.commit()
                         _TAKEN.labels(self._group).inc(len(envelopes))
+                        if self._pause and len(envelopes) < LARGE:
+                            await asyncio.sleep(self._pause)
             except BusUnavailable as error:
                 await away.wait(error)
 

@@ -48,8 +48,9 @@ class Relay:
     inbox of whoever gets it knows.
     """
 
-    def __init__(self, db: Database, bus: Bus) -> None:
+    def __init__(self, db: Database, bus: Bus, *, gather: float = GATHER_SECONDS) -> None:
         self._url = db.url
+        self._gather = gather
         self._bus = bus
         self._away = Outage("bus")
         self._measured = 0.0
@@ -89,7 +90,7 @@ class Relay:
                 await self._away.wait(error)
                 continue
             if 0 < moved < BATCH:
-                await asyncio.sleep(began + GATHER_SECONDS - time.monotonic())
+                await asyncio.sleep(began + self._gather - time.monotonic())
             await notified(connection, 0 if moved else POLL_SECONDS)
 
     async def _move(self, connection: _Connection) -> int:

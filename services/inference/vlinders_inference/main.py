@@ -34,6 +34,9 @@ NAME = "vlinders.inference"
 PRICES_WITHIN = 10.0
 """Seconds that a start waits for the prices, so that who is ready can sell."""
 
+USAGE_GATHER = 0.2
+"""Seconds in which usage gathers before it is sent on: nobody waits for it, and each time costs."""
+
 
 async def main(settings: InferenceSettings) -> None:
     configured = _configured(settings)
@@ -86,7 +89,7 @@ async def _follow_prices(
 ) -> None:
     bus = open_bus(settings.bus.get_secret_value(), NAME)
     process.closers.append(bus.close)
-    process.background("relay", Relay(db, bus).run)
+    process.background("relay", Relay(db, bus, gather=USAGE_GATHER).run)
     prices = PriceList(billing, models, catalogue.configured_prices(configured))
     process.background("prices", prices.run)
     changes = partial(bus.broadcast, ("vlinders.billing",), prices.notice)
