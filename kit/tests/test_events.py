@@ -308,12 +308,13 @@ class TestConsumer:
             batches.append([event.number for event in events])
 
         pausing = Consumer(
-            db, bus, group="group", topics=[topic], handlers=handlers, pause=0.5, first_wait=0.001
+            db, bus, group="group", topics=[topic], handlers=handlers, pause=2, first_wait=0.001
         )
         async with going_on(pausing.run()):
             for number in range(3):
                 await bus.send([envelope(kinds.counted(key="a", number=number))])
                 await until(lambda: _reached(batches, 1))
+                await asyncio.sleep(0.1)  # enough for a consumer that does not pause
             await until(lambda: _reached(batches, 2))
 
         assert batches == [[0], [1, 2]]
