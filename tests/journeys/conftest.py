@@ -9,11 +9,10 @@ import httpx
 import pytest
 import yaml
 
+from tests.platform import GRANT, NANOS, Platform
+from tests.upstreams import Upstream, upstream
 from vlinders_embedded.running import bring_up, take_down
 from vlinders_kit.embedded.programs import free_port
-
-from .platform import GRANT, NANOS, Platform
-from .upstreams import Upstream, upstream
 
 TRIAL_RATE = 5
 """Requests a minute of the plan `trial`."""

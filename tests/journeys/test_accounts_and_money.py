@@ -6,7 +6,7 @@ import time
 import httpx
 import pytest
 
-from .platform import GRANT, PASSWORD, Platform, User, bearer, chat, eventually
+from tests.platform import GRANT, PASSWORD, Platform, User, bearer, chat, eventually
 
 INPUT, OUTPUT = 100, 200
 """Nanos per token of vlinders-tiny, as the catalogue has them."""

@@ -8,13 +8,13 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.platform import GRANT, NOBODYS, Platform, User, bearer, chat, eventually
 from vlinders.billing.v1.events_pb2 import PriceChanged
 from vlinders_kit import api_keys
 from vlinders_kit.bus import open_bus
 from vlinders_kit.events import envelope
 
 from .conftest import CALLS, METERED_TOKENS
-from .platform import GRANT, NOBODYS, Platform, User, bearer, chat, eventually
 
 MEGABYTE = 1024 * 1024
 CHAT = "/v1/chat/completions"

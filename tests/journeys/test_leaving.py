@@ -6,8 +6,9 @@ import anyio.to_thread
 import httpx
 import pytest
 
+from tests.platform import Platform, User, bearer, chat, eventually
+
 from .conftest import INPUT, OUTPUT
-from .platform import Platform, User, bearer, chat, eventually
 
 LONG = 2_000
 ENDLESS = {"max_tokens": LONG, "ignore_eos": True}

@@ -6,8 +6,9 @@ import struct
 import openai
 import pytest
 
+from tests.platform import NOBODYS, Platform, User
+
 from .conftest import TRIAL_RATE
-from .platform import NOBODYS, Platform, User
 
 MODEL = "vlinders-tiny"
 HELLO = [{"role": "user", "content": "Tell me of the sea."}]

@@ -6,10 +6,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.platform import Platform, User, bearer, chat
 from vlinders_kit.ids import new_id
 
 from .conftest import INPUT, OUTPUT
-from .platform import Platform, User, bearer, chat
 
 WORDS = ("one", " two", " three", " four", " five")
 SECRET = "secret of the provider"

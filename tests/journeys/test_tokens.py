@@ -13,11 +13,10 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.hashes import SHA256
 from joserfc import jwk
 
+from tests.platform import Platform, User, bearer
 from vlinders_auth import signing_keys
 from vlinders_kit.db import Database
 from vlinders_kit.sealing import Sealer
-
-from .platform import Platform, User, bearer
 
 ME = "/v1/users/me"
 

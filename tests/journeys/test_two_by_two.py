@@ -4,10 +4,10 @@ import asyncio
 
 import httpx
 
+from tests.platform import GRANT, Platform, bearer, chat
 from vlinders_billing.ledger import wallet_of
 
 from .conftest import CALLS, METERED_TOKENS, TRIAL_RATE
-from .platform import GRANT, Platform, bearer, chat
 
 AT_ONCE = 200
 

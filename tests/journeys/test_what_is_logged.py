@@ -3,7 +3,7 @@
 import base64
 import json
 
-from .platform import PASSWORD, Platform, bearer, chat
+from tests.platform import PASSWORD, Platform, bearer, chat
 
 
 async def test_no_secret_is_in_any_log(platform: Platform) -> None:
