@@ -1,8 +1,7 @@
 """A COMMIT whose answer is lost: it is done, nobody was told, and asking again is harmless."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,51 +11,25 @@ from sqlalchemy.exc import DBAPIError
 from vlinders_billing.leases import Return
 from vlinders_billing.ledger import PROMOTIONS, Movement, wallet_of
 from vlinders_kit.db import Database
-
-
-@dataclass
-class Deaf:
-    """Stands before Postgres; when it is `armed`, it drops the answer to a COMMIT, and the line."""
-
-    host: str
-    port: int
-    armed: bool = False
-    lost: int = 0
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        answers, server = await asyncio.open_connection(self.host, self.port)
-        committing = asyncio.Event()
-
-        async def ask() -> None:
-            while data := await reader.read(65_536):
-                if self.armed and b"COMMIT\0" in data:
-                    committing.set()
-                server.write(data)
-            server.close()
-
-        asking = asyncio.create_task(ask())
-        while data := await answers.read(65_536):
-            if committing.is_set():
-                self.armed = False
-                self.lost += 1
-                break
-            writer.write(data)
-        writer.close()
-        await asking
+from vlinders_kit.testing.lines import Line, line
 
 
 @pytest.fixture
-async def deaf(bank: Any) -> AsyncIterator[tuple[Any, Deaf]]:
-    """The bank over a line that can lose answers."""
+def laid(bank: Any) -> Iterator[Line]:
+    """A line to the bank's database that can lose answers."""
     url = urlsplit(bank.db.url)
-    line = Deaf(url.hostname or "", url.port or 0)
-    server = await asyncio.start_server(line.serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    far = Database(url._replace(netloc=url.netloc.replace(str(url.port), str(port))).geturl())
-    yield replace(bank, db=far), line
-    await far.close()
-    server.close()
-    await server.wait_closed()
+    with line(url.hostname or "", url.port or 0) as laid:
+        yield laid
+
+
+@pytest.fixture
+async def far(bank: Any, laid: Line) -> AsyncIterator[Any]:
+    """The bank over that line."""
+    url = urlsplit(bank.db.url)
+    netloc = url.netloc.replace(str(url.port), str(laid.port))
+    db = Database(url._replace(netloc=netloc).geturl())
+    yield replace(bank, db=db)
+    await db.close()
 
 
 Operation = Callable[[Any], Awaitable[Any]]
@@ -72,30 +45,28 @@ OPERATIONS: dict[str, Operation] = {
 
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
 async def test_what_is_asked_again_after_a_lost_answer_has_one_effect(
-    bank: Any, deaf: tuple[Any, Deaf], operation: Operation
+    bank: Any, far: Any, laid: Line, operation: Operation
 ) -> None:
     await bank.fund("ten_1", 100)
     await bank.lend("ten_1", 40, id="l")
-    far, line = deaf
     await far.audit()  # the line works
-    line.armed = True
+    laid.lose_commits()
 
     with pytest.raises(DBAPIError):
         await operation(far)
     done = (await bank.audit()).digest, (await bank.wallet("ten_1")).available_nanos
     await operation(far)
 
-    assert line.lost == 1
+    assert laid.lost == 1
     assert ((await bank.audit()).digest, (await bank.wallet("ten_1")).available_nanos) == done
     assert (await bank.audit()).findings == []
 
 
 async def test_the_effect_was_there_when_the_answer_was_lost(
-    bank: Any, deaf: tuple[Any, Deaf]
+    bank: Any, far: Any, laid: Line
 ) -> None:
     await bank.fund("ten_1", 100)
-    far, line = deaf
-    line.armed = True
+    laid.lose_commits()
 
     with pytest.raises(DBAPIError):
         await far.post(GIFT)
