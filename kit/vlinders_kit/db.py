@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +13,8 @@ from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+
+from vlinders_kit.silence import Watch
 
 Tx = AsyncSession
 """A transaction that is open. Whoever gets one neither ends it nor opens another."""
@@ -39,6 +42,8 @@ class Database:
         application_name: str = "vlinders",
     ) -> None:
         self.url = url
+        told = _told(application_name, statement_timeout_ms)
+        self._watch = Watch(partial(connect, url, application_name))
         self.engine = create_async_engine(
             url.replace("postgresql://", "postgresql+psycopg://", 1),
             pool_size=pool_size,
@@ -46,18 +51,28 @@ class Database:
             pool_timeout=2,
             pool_pre_ping=True,
             hide_parameters=True,
-            connect_args=_told(application_name, statement_timeout_ms),
+            connect_args={"async_creator_fn": self._connected, **told},
         )
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[Tx]:
-        """The unit of work: commits at the end of the block, rolls back when it raises."""
-        async with self._sessions.begin() as tx:
-            yield tx
+        """The unit of work: commits at the end of the block, rolls back when it raises.
+
+        A server that does not answer ends it within two seconds, as one that is not there does.
+        """
+        self._watch.require()
+        with self._watch.over():
+            async with self._sessions.begin() as tx:
+                yield tx
 
     async def close(self) -> None:
+        await self._watch.close()
         await self.engine.dispose()
+
+    async def _connected(self, *args: Any, **kwargs: Any) -> psycopg.AsyncConnection[Any]:
+        self._watch.require()
+        return await self._watch.open(psycopg.AsyncConnection.connect(*args, **kwargs))
 
 
 async def connect(
