@@ -1,0 +1,28 @@
+"""`python -m bench`: what `make bench` and `make soak` run."""
+
+import sys
+
+from bench.machine import conditions
+from bench.plan import ROOT, Plan, say
+from bench.registry import BENCHES
+from bench.tables import write
+
+PAGE = ROOT / "bench" / "README.md"
+
+
+def main(plan: Plan) -> int:
+    names = frozenset(bench.name for bench in BENCHES)
+    for bench in (bench for bench in BENCHES if bench.is_wanted(plan)):
+        say(f"== {bench.name}: {bench.about}")
+        tables = bench.run(plan)
+        for table in tables:
+            sys.stdout.write(f"\n{table.markdown()}\n")
+        if plan.partial(names):
+            say(f"bench/README.md keeps what it has of {bench.name}: this was a part of it")
+        else:
+            write(PAGE, bench.name, conditions(), tables)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Plan.read()))
