@@ -148,6 +148,16 @@ class Watch:
             limit.reschedule(now)
 
 
+@contextmanager
+def limited(connection: Connection, seconds: float) -> Iterator[None]:
+    """Severs the connection if the block, which waits for its server, takes longer than that."""
+    end = asyncio.get_running_loop().call_later(seconds, sever, connection)
+    try:
+        yield
+    finally:
+        end.cancel()
+
+
 def sever(connection: Connection) -> None:
     """Ends the connection without a word to the server; who waits on it gets an OperationalError.
 
