@@ -24,7 +24,7 @@ INSTALL := $(if $(UV),$(UV) pip install --python $(BIN)/python --compile-bytecod
 PIN := uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
   --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: help up down setup proto test check baseline requirements
+.PHONY: help up down setup proto test chaos check baseline requirements
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ proto: proto/gen/vlinders.binpb ## Compile the contracts
 
 test: setup ## Every test, on real parts
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+chaos: setup ## Break the platform on a large scale, and print the figures; ONLY=draining takes one kind
+	VLINDERS_CHAOS=long $(BIN)/python -m pytest $(or $(ONLY:%=tests/chaos/test_%.py),tests/chaos)
 
 check: setup ## All that must hold: style, types, tests
 	$(BIN)/ruff format --check .

@@ -1,3 +1,7 @@
 """Loads the kit's pytest plugins."""
 
-pytest_plugins = ["vlinders_kit.testing.plugin", "vlinders_kit.testing.kafka"]
+pytest_plugins = [
+    "vlinders_kit.testing.plugin",
+    "vlinders_kit.testing.kafka",
+    "vlinders_kit.testing.figures",
+]

@@ -1,6 +1,7 @@
 """The platform as its clients see it, and the few things that only its operators can do to it."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -46,6 +47,17 @@ class User:
         answer = await self.call(method, path, **options)
         assert answer.status_code < 300, answer.text
         return answer.json()["data"]
+
+    async def every(self, path: str) -> list[dict[str, Any]]:
+        """All of a list, page by page."""
+        rows: list[dict[str, Any]] = []
+        for page in itertools.count(1):
+            answer = await self.call("GET", path, params={"limit": 100, "page": page})
+            assert answer.status_code == 200, answer.text
+            rows += answer.json()["data"]
+            if page >= answer.json()["meta"]["total_pages"]:
+                return rows
+        raise AssertionError("pages have an end")
 
     async def key(self, *permissions: str, **over: Any) -> dict[str, Any]:
         """A new API key; with every permission, unless some are named."""

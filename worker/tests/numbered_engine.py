@@ -3,15 +3,16 @@
     python numbered_engine.py PORT FOLDER
 
 The file `FOLDER/<user of the request>` is the truth of what it has produced. The body also has
-`rate` (tokens a second), `max_tokens`, `prompt_tokens`, and `counts`: "continuous" as vLLM, "end"
-for usage at the end only, "none"; after `pause_after` tokens it says no more. It stops when its
-client closes, or half closes, the connection.
+`rate` (tokens a second), `max_tokens`, `prompt_tokens`, `cached_tokens`, and `counts`: "continuous"
+as vLLM, "end" for usage at the end only, "none"; after `pause_after` tokens it says no more. It
+stops when its client closes, or half closes, the connection.
 """
 
 import asyncio
 import contextlib
 import json
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -28,33 +29,59 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fol
     if "refuse" in body:
         writer.write(HEAD % (body["refuse"], b"application/json") + b'{"error":{"message":"no"}}')
         return
-    writer.write(HEAD % (200, b"text/event-stream"))
     left = asyncio.create_task(reader.read())
-    work = asyncio.create_task(produce(writer, folder, body))
+    work = asyncio.create_task((stream if body.get("stream") else whole)(writer, folder, body))
     await asyncio.wait([left, work], return_when=asyncio.FIRST_COMPLETED)
     for task in (left, work):
         task.cancel()
     await asyncio.gather(left, work, return_exceptions=True)
 
 
-async def produce(writer: asyncio.StreamWriter, folder: Path, body: dict[str, Any]) -> None:
+async def stream(writer: asyncio.StreamWriter, folder: Path, body: dict[str, Any]) -> None:
+    writer.write(HEAD % (200, b"text/event-stream"))
+    number = 0
+    async for number in produced(folder, body):
+        told = {"usage": usage(body, number)} if body.get("counts") == "continuous" else {}
+        send(writer, {"choices": [choice({"content": f"{number} "})], **told})
+        await writer.drain()
+    send(writer, {"choices": [choice({}, "length")]})
+    if body.get("counts") != "none":
+        send(writer, {"choices": [], "usage": usage(body, number)})
+    writer.write(b"data: [DONE]\n\n")
+    await writer.drain()
+
+
+async def whole(writer: asyncio.StreamWriter, folder: Path, body: dict[str, Any]) -> None:
+    numbers = [number async for number in produced(folder, body)]
+    message = {"role": "assistant", "content": "".join(f"{number} " for number in numbers)}
+    made = {"index": 0, "message": message, "finish_reason": "length"}
+    told = {} if body.get("counts") == "none" else {"usage": usage(body, len(numbers))}
+    said = {"id": "chatcmpl-1", "created": 1, "model": "numbered", "choices": [made], **told}
+    writer.write(HEAD % (200, b"application/json") + json.dumps(said).encode())
+    await writer.drain()
+
+
+async def produced(folder: Path, body: dict[str, Any]) -> AsyncIterator[int]:
+    """The tokens, each in its file before anybody hears of it."""
     loop = asyncio.get_running_loop()
-    began, prompt = loop.time(), body.get("prompt_tokens", 7)
+    began = loop.time()
     with (folder / body["user"]).open("a", buffering=1) as truth:
         for number in range(1, body["max_tokens"] + 1):
             await asyncio.sleep(began + number / body.get("rate", 1_000) - loop.time())
             if number == body.get("pause_after", 0) + 1 > 1:
                 await asyncio.Event().wait()
             truth.write(f"{number}\n")
-            usage = {"prompt_tokens": prompt, "completion_tokens": number}
-            told = {"usage": usage} if body.get("counts") == "continuous" else {}
-            send(writer, {"choices": [choice({"content": f"{number} "})], **told})
-            await writer.drain()
-    send(writer, {"choices": [choice({}, "length")]})
-    if body.get("counts") != "none":
-        send(writer, {"choices": [], "usage": usage})
-    writer.write(b"data: [DONE]\n\n")
-    await writer.drain()
+            yield number
+
+
+def usage(body: dict[str, Any], number: int) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "prompt_tokens": body.get("prompt_tokens", 7),
+        "completion_tokens": number,
+    }
+    if "cached_tokens" in body:
+        told["prompt_tokens_details"] = {"cached_tokens": body["cached_tokens"]}
+    return told
 
 
 def choice(delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
@@ -62,8 +89,8 @@ def choice(delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
 
 
 def send(writer: asyncio.StreamWriter, chunk: dict[str, Any]) -> None:
-    whole = {"id": "chatcmpl-1", "created": 1, "model": "numbered", **chunk}
-    writer.write(b"data: %b\n\n" % json.dumps(whole).encode())
+    event = {"id": "chatcmpl-1", "created": 1, "model": "numbered", **chunk}
+    writer.write(b"data: %b\n\n" % json.dumps(event).encode())
 
 
 async def main(port: int, folder: Path) -> None:
@@ -77,4 +104,6 @@ async def main(port: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), Path(sys.argv[2])))
+    truths = Path(sys.argv[2])
+    truths.mkdir(parents=True, exist_ok=True)
+    asyncio.run(main(int(sys.argv[1]), truths))

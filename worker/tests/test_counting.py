@@ -192,8 +192,7 @@ def _kill_engine(here: Any) -> None:
     [engine] = [
         process
         for process in psutil.Process().children(recursive=True)
-        if "numbered_engine.py" in " ".join(process.cmdline())
-        and "leash" not in str(process)
+        if str(here.folder) in process.cmdline()
         and not any("leash" in part for part in process.cmdline())
     ]
     engine.kill()

@@ -17,7 +17,7 @@ def grpc_health(address: str) -> Asks:
     """The process says SERVING for itself as a whole."""
 
     async def serves() -> bool:
-        if not await _listens(address):
+        if not await listens(address):
             return False
         async with grpc.aio.insecure_channel(address) as channel:
             check = health_pb2_grpc.HealthStub(channel).Check
@@ -58,7 +58,7 @@ def program(server: Program) -> Asks:
     return serves
 
 
-async def _listens(address: str) -> bool:
+async def listens(address: str) -> bool:
     """Whether anything accepts connections: cheaper to ask, again and again, than by gRPC."""
     host, _, port = address.rpartition(":")
     try:

@@ -1,0 +1,80 @@
+"""Chaos: one stack for all files, driven and hurt by one process."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import httpx
+import pytest
+
+from tests.chaos.stack import Chaos, brought_up, kept_kafka, models_of
+from tests.platform import Platform, User, eventually
+from tests.upstreams import Upstream, upstream
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("chaos"))
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(1_800))
+
+
+@pytest.fixture(scope="session")
+def scripted() -> Iterator[tuple[Upstream, Upstream]]:
+    with upstream("planted-key-of-first") as first, upstream("planted-key-of-second") as second:
+        yield first, second
+
+
+@pytest.fixture(scope="session")
+async def _chaos(
+    scripted: tuple[Upstream, Upstream],
+    tmp_path_factory: pytest.TempPathFactory,
+    pytestconfig: pytest.Config,
+) -> AsyncIterator[Chaos]:
+    folder = tmp_path_factory.mktemp("chaos")
+    providers = [
+        {
+            "name": name,
+            "base_url": provider.base_url,
+            "api_key": provider.api_key,
+            "priority": int(second),
+            "models": models_of(second=second),
+        }
+        for provider, name, second in zip(scripted, ("first", "second"), (False, True), strict=True)
+    ]
+    with ExitStack() as stack:
+
+        def start() -> Chaos:
+            cache = pytestconfig.rootpath / ".cache" / "kafka"
+            kafka = stack.enter_context(kept_kafka(cache, folder / "broker"))
+            address = kafka.address if kafka is not None else None
+            up = stack.enter_context(brought_up(folder, kafka=address, providers=providers))
+            return Chaos(Platform(up, http, *scripted), folder, kafka)
+
+        async with httpx.AsyncClient(timeout=60) as http:
+            try:
+                chaos = await anyio.to_thread.run_sync(start)
+                http.base_url = httpx.URL(chaos.stack.url)
+                yield chaos
+            finally:
+                await anyio.to_thread.run_sync(stack.close)
+
+
+@pytest.fixture
+async def chaos(_chaos: Chaos) -> AsyncIterator[Chaos]:
+    """The stack, whole; a test that leaves it broken fails."""
+
+    async def whole() -> Any:
+        return await _chaos.serves()
+
+    await eventually(whole, 60)
+    yield _chaos
+    await eventually(whole, 60)
+
+
+@pytest.fixture
+async def user(chaos: Chaos) -> User:
+    return await chaos.platform.sign_up()
