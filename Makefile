@@ -35,7 +35,7 @@ up: .venv/parts proto ## Set up what is missing, start everything, print how to 
 down: ## End what `make up` started; all data stays in VAR
 	@if test -e .venv/parts; then $(BIN)/python -m vlinders_embedded down; else echo "nothing is set up here"; fi
 
-setup: .venv/parts .venv/dev proto ## Set up everything, for development too
+setup: .venv/parts .venv/dev .venv/envoy proto ## Set up everything, for development too
 
 proto: proto/gen/vlinders.binpb ## Compile the contracts
 
@@ -57,6 +57,7 @@ baseline: proto ## Write down the contracts as they are now: what breaks them is
 requirements: ## Pin all third-party versions anew, with hashes and no addresses; needs uv
 	$(PIN) requirements/dev.in -o requirements/dev.txt
 	$(PIN) requirements/run.in -c requirements/dev.txt -o requirements/run.txt
+	$(PIN) requirements/envoy.in -c requirements/dev.txt -o requirements/envoy.txt
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Vlinders needs Python 3.11 or newer, as python3 or by make PYTHON=…"; exit 1; }
@@ -72,6 +73,11 @@ $(BIN)/python:
 .venv/dev: requirements/dev.txt | .venv/run
 	@echo "== packages for development"
 	$(INSTALL) --require-hashes -r $<
+	@touch $@
+
+.venv/envoy: requirements/envoy.txt | .venv/dev
+	@echo "== the types of Envoy's configuration"
+	$(INSTALL) --target $@ --no-deps --require-hashes -r $<
 	@touch $@
 
 proto/gen/vlinders.binpb: $(PROTOS) proto/compile.py .venv/run
