@@ -36,10 +36,11 @@ typedef enum { STATUS_LINE_AND_HEADERS, SIZE, SIZE_REST, DATA, DATA_END, TRAILER
 
 typedef struct {
     int fd;
-    bool busy, closes, is_stream, done, failed; /* `done`: [DONE] was there; `failed`: an error event */
+    bool busy, closes, is_stream, answered; /* `answered`: the body has begun */
+    bool done, failed;              /* [DONE] was there; an error event was */
     int status;
     double begins;                  /* when the first request is sent */
-    double due, first_byte, leaves; /* when it was to be sent, answered, will be left (0: never) */
+    double due, leaves;             /* when it was to be sent, and will be left (0: never) */
     Place place;
     bool chunked;
     int64_t left;                   /* bytes of the body or of the chunk */
@@ -127,10 +128,11 @@ static bool dial(Client *client) {
 static void ask(Client *client, double due) {
     if (client->fd < 0 && !dial(client)) return;
     client->busy = true;
-    client->closes = client->is_stream = client->done = client->failed = client->chunked = false;
+    client->closes = client->is_stream = client->answered = client->chunked = false;
+    client->done = client->failed = false;
     client->status = client->head_length = client->line_length = 0;
     client->place = STATUS_LINE_AND_HEADERS;
-    client->due = due, client->first_byte = 0, client->left = -1;
+    client->due = due, client->left = -1;
     client->leaves = chance() < told.leaving ? now() + chance() * told.leave_within : 0;
     seen.sent++;
     /* what a closed connection refuses is noticed when it is read */
@@ -154,7 +156,6 @@ static void leave(Client *client) {
 
 /* The answer is over: `complete`, as far as its framing says. */
 static void end(Client *client, bool complete) {
-    double at = now(), first = client->first_byte ? client->first_byte : at;
     client->busy = false;
     if (client->status != 200) {
         if (client->status) note(&seen.status, "status:", client->head);
@@ -163,8 +164,7 @@ static void end(Client *client, bool complete) {
     else if (!complete || (client->is_stream && !client->done)) note(&seen.broken, "not", "whole");
     else if (open_window) {
         seen.whole++;
-        keep(&seen.latency, at - client->due);
-        keep(&seen.first_byte, first - client->due);
+        keep(&seen.latency, now() - client->due);
     }
     if (client->closes || !complete) hang_up(client);
     ask_again(client);
@@ -212,7 +212,10 @@ static size_t read_head(Client *client, const char *bytes, size_t length) {
 }
 
 static size_t read_body(Client *client, const char *bytes, size_t length) {
-    if (!client->first_byte) client->first_byte = now();
+    if (!client->answered) {
+        client->answered = true;
+        if (open_window && client->status == 200) keep(&seen.first_byte, now() - client->due);
+    }
     size_t part = client->left >= 0 && (size_t)client->left < length ? (size_t)client->left : length;
     if (client->is_stream) read_events(client, bytes, part);
     if (client->left > 0 && !(client->left -= part) && client->chunked) client->place = DATA_END;

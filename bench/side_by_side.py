@@ -1,0 +1,94 @@
+"""Ourselves and the peers in front of one provider, visited in turn in every round."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.benches import Bench
+from bench.cases import CASES
+from bench.comparison import tables_of
+from bench.measuring import Measured, measure
+from bench.peers import Absent
+from bench.plan import Plan, say
+from bench.programs import Programs, compiled, load, provider
+from bench.tables import Table
+from bench.targets import TARGETS
+from bench.targets.target import Running
+from vlinders_kit.embedded.programs import NotServing
+
+_CASES = frozenset(case.name for case in CASES)
+_TARGETS = frozenset(target.name for target in TARGETS)
+
+
+def run(plan: Plan) -> Sequence[Table]:
+    programs = compiled(plan.folder)
+    measured: list[Measured] = []
+    with ExitStack() as stack, TemporaryDirectory(prefix="bench-") as folder:
+        there, absent = _started(stack, programs, Path(folder), plan)
+        for number in range(plan.rounds):
+            measured += _round(number, there, programs, plan)
+    return tables_of(measured, absent)
+
+
+def _started(
+    stack: ExitStack, programs: Programs, folder: Path, plan: Plan
+) -> tuple[dict[str, Running], dict[str, str]]:
+    """The targets that run from now on, and why the others do not."""
+    behind = stack.enter_context(provider(programs))
+    there, absent = {}, {}
+    for target in TARGETS:
+        if not plan.wants(target.name, _TARGETS):
+            continue
+        say(f"starting {target.name}")
+        try:
+            running = stack.enter_context(target.start(behind, folder))
+            _warm_up(programs, running)
+            there[target.name] = running
+        except (Absent, NotServing) as error:
+            absent[target.name] = str(error).splitlines()[0]
+            say(f"!! {target.name} IS LEFT OUT: {error}")
+    return there, absent
+
+
+def _warm_up(programs: Programs, running: Running) -> None:
+    """Asks for a few seconds. Raises Absent where a kind of request is not answered at all."""
+    for case in (CASES[0], CASES[-1]):
+        found = load(programs, running.door, case.body, "-c", "4", "-d", "3", "-w", "1")
+        if not found.whole:
+            raise Absent(f"answers nothing to {case.name}: {found.first_error}")
+
+
+def _round(
+    number: int, there: Mapping[str, Running], programs: Programs, plan: Plan
+) -> list[Measured]:
+    """Every case, of every target; who is first changes from round to round."""
+    first = number % len(there)
+    order = [*list(there)[first:], *list(there)[:first]]
+    measured = []
+    for case in (case for case in CASES if plan.wants(case.name, _CASES)):
+        with plan.alone():
+            for name in order:
+                found = measure(programs, name, there[name], case, plan)
+                measured.append(found)
+                say(f"round {number + 1} of {plan.rounds}, {_line(found)}")
+    return measured
+
+
+def _line(found: Measured) -> str:
+    cost = "nothing" if found.cost_us is None else f"{found.cost_us:.1f} us"
+    answered = found.answered
+    wrong = f", {answered.failed} FAILED: {answered.first_error}" if answered.failed else ""
+    return (
+        f"{found.case.name}, {found.target}: {cost} a {found.case.unit}, {found.rate:.0f}/s,"
+        f" first byte {answered.first_byte_us['p50'] / 1000:.2f} ms,"
+        f" others {found.others:.2f} cores{wrong}"
+    )
+
+
+BENCH = Bench(
+    "side-by-side",
+    "a request and a chunk, ours and the peers'",
+    run,
+    parts=_CASES | _TARGETS,
+)
