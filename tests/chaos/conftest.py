@@ -9,7 +9,7 @@ import anyio.to_thread
 import httpx
 import pytest
 
-from tests.chaos.stack import Chaos, brought_up, kept_kafka, models_of
+from tests.chaos.stack import Chaos, brought_up, models_of
 from tests.platform import Platform, User, eventually
 from tests.upstreams import Upstream, upstream
 
@@ -49,10 +49,8 @@ async def _chaos(
 
         def start() -> Chaos:
             cache = pytestconfig.rootpath / ".cache" / "kafka"
-            kafka = stack.enter_context(kept_kafka(cache, folder / "broker"))
-            address = kafka.address if kafka is not None else None
-            up = stack.enter_context(brought_up(folder, kafka=address, providers=providers))
-            return Chaos(Platform(up, http, *scripted), folder, kafka)
+            up, around = stack.enter_context(brought_up(folder, cache, providers))
+            return Chaos(Platform(up, http, *scripted), folder, around)
 
         async with httpx.AsyncClient(timeout=60) as http:
             try:

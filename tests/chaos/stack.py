@@ -5,30 +5,27 @@ whoever does not believe the ledger. So does its provider `numbered`, which is t
 """
 
 import asyncio
-import socket
-import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import psutil
 import yaml
 
+from tests.chaos import outside
+from tests.chaos.outside import ENGINE, Kept
 from tests.platform import NANOS, Platform
-from vlinders_embedded import answers
+from vlinders_embedded import answers, parts
 from vlinders_embedded.running import RunningStack, bring_up, take_down
-from vlinders_embedded.supervisor import Part, Supervisor
-from vlinders_kit.embedded.kafka import Kafka, NotObtainable, jars
-from vlinders_kit.embedded.programs import Program, free_port, leashed, running
+from vlinders_kit.embedded.programs import free_port
 
 REPLICAS = {"gateway": 2, "inference": 2, "worker": 3}
 SERVERS = ("postgres", "valkey")
+PARTS = (*parts.PARTS, *SERVERS)
 
 NUMBERED = "numbered"
 """Model of the workers' engines, priced by PRICE."""
@@ -45,7 +42,6 @@ CALLS = 8
 """How many calls of the model `metered` a new tenant can pay for."""
 METERED_TOKENS = 1_000
 
-_ENGINE = Path(__file__).parents[2] / "worker" / "tests" / "numbered_engine.py"
 _LONGEST = 100_000
 _PRICE = {
     "input_price": f"{INPUT / NANOS:.9f}",
@@ -62,8 +58,7 @@ class Chaos:
 
     platform: Platform
     folder: Path
-    kafka: "KeptKafka | None"
-    """None: the bus is PostgreSQL's."""
+    outside: Kept
 
     @property
     def stack(self) -> RunningStack:
@@ -72,13 +67,13 @@ class Chaos:
     @property
     def parts(self) -> tuple[str, ...]:
         """All that can be killed, by name."""
-        kafka = ("kafka",) if self.kafka is not None else ()
+        kafka = ("kafka",) if self.outside.pids("kafka") else ()
         return (*self.stack.access["parts"], "engine", *kafka)
 
     def pids(self, part: str) -> list[int]:
         """The processes of a part, as they are now."""
-        if part == "kafka":
-            return self.kafka.pids() if self.kafka is not None else []
+        if part in ("kafka", "provider"):
+            return self.outside.pids(part)
         if part == "engine":
             return [pid for worker in self.pids("worker") for pid in _engines_of(worker)]
         return self.stack.pids(part)
@@ -91,100 +86,45 @@ class Chaos:
             for attempt in _attempts(file.read_text().split())
         ]
 
+    def last_token(self, name: str) -> float:
+        """When the last of them was produced, by the clock of the system."""
+        return max(file.stat().st_mtime for file in self.folder.glob(f"engines/*/{name}"))
+
+    def asks(self, part: str) -> list[answers.Asks]:
+        """What asks each process of a part of `make up` whether it serves."""
+        return [_asks(part, process) for process in self.stack.access["parts"].get(part, [])]
+
     async def serves(self) -> bool:
         """Whether every process is there and says that it serves."""
-        wanted = {**dict.fromkeys(self.stack.access["parts"], 1), **REPLICAS}
-        asked = []
-        for part, number in wanted.items():
-            processes = self.stack.access["parts"].get(part, [])
-            if len(processes) < number:
-                return False
-            asked += [_asks(part, process) for process in processes]
         if len(self.pids("engine")) < REPLICAS["worker"]:
             return False
-        return all(await asyncio.gather(*(ask() for ask in asked)))
-
-
-class KeptKafka:
-    """A broker of its own, started again when it ends, as whoever runs a broker has it."""
-
-    def __init__(self, kafka: Kafka, folder: Path) -> None:
-        self.address = kafka.address
-        self._kafka = kafka
-        self._folder = folder
-        self._supervisor: Supervisor | None = None
-        self._end: Future[Callable[[], Any]] = Future()
-        self._thread = Thread(target=lambda: asyncio.run(self._run()))
-
-    def __enter__(self) -> "KeptKafka":
-        # The thread that starts a leashed program has to live as long as it: this one does.
-        self._thread.start()
-        self._end.result()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.result()()
-        self._thread.join()
-
-    def pids(self) -> list[int]:
-        return [pid for _, pid in self._supervisor.running()] if self._supervisor else []
-
-    async def _run(self) -> None:
-        try:
-            await self._keep()
-        except BaseException as error:  # whoever waits for it is told
-            self._end.set_exception(error)
-            raise
-
-    async def _keep(self) -> None:
-        told = asyncio.Event()
-        program = self._kafka.program()
-        part = Part(
-            program.name, program.command, answers.program(program), prepare=self._kafka.prepare
-        )
-        log, nothing = self._folder, lambda *_: None
-        async with Supervisor(log, report=nothing, changed=nothing) as supervisor:
-            self._supervisor = supervisor
-            await supervisor.start([part])
-            end = partial(asyncio.get_running_loop().call_soon_threadsafe, told.set)
-            self._end.set_result(end)
-            await told.wait()
-
-
-@contextmanager
-def kept_kafka(cache: Path, folder: Path) -> Iterator[KeptKafka | None]:
-    """A broker for the block; None where Kafka cannot be had."""
-    try:
-        found = jars(cache)
-    except NotObtainable:
-        yield None
-        return
-    folder.mkdir()
-    broker = Kafka(folder / "kafka", found, free_port(), free_port())
-    with KeptKafka(broker, folder) as kept:
-        yield kept
+        asks = {part: self.asks(part) for part in PARTS}
+        if any(len(found) < REPLICAS.get(part, 1) for part, found in asks.items()):
+            return False
+        every = [ask() for found in asks.values() for ask in found]
+        return all(await asyncio.gather(*every))
 
 
 @contextmanager
 def brought_up(
-    folder: Path, *, kafka: str | None, providers: list[Mapping[str, Any]]
-) -> Iterator[RunningStack]:
-    """The stack for the block; `providers` are those that tests script."""
+    folder: Path, cache: Path, providers: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[RunningStack, Kept]]:
+    """The stack for the block, and what stands around it; `providers` are those of tests."""
+    around, url = outside.provider(folder)
+    own = {
+        "name": PROVIDED,
+        "base_url": url,
+        "models": {PROVIDED: {"upstream": NUMBERED, "context_length": _LONGEST, **_PRICE}},
+    }
+    variables = _variables(folder, [own, *providers])
+    kept, beside = Kept(folder), [around]
+    if (broker := outside.broker(cache, folder)) is not None:
+        part, variables["KAFKA"] = broker
+        beside.append(part)
     with ExitStack() as stack:
-        port = free_port()
-        log = folder / "provider.log"
-        stack.enter_context(running(_provider(folder, port), log=log))
-        own = {
-            "name": PROVIDED,
-            "base_url": f"http://127.0.0.1:{port}/v1",
-            "models": {PROVIDED: {"upstream": NUMBERED, "context_length": _LONGEST, **_PRICE}},
-        }
-        variables = _variables(folder, [own, *providers])
-        if kafka is not None:
-            variables["KAFKA"] = kafka
-        up = bring_up(folder / "var", port=free_port(), variables=variables)
+        stack.enter_context(kept.running(beside))
         stack.callback(take_down, folder / "var")
-        yield up
+        yield bring_up(folder / "var", port=free_port(), variables=variables), kept
 
 
 def models_of(*, second: bool) -> dict[str, Any]:
@@ -212,7 +152,7 @@ def _variables(folder: Path, providers: list[Mapping[str, Any]]) -> dict[str, st
                     "id": NUMBERED,
                     "engine": "command",
                     "model": NUMBERED,
-                    "command": _engine("{port}", folder),
+                    "command": outside.engine("{port}", folder),
                     "counts": "continuous_usage",
                     "parallel": 512,
                     "context_length": _LONGEST,
@@ -237,23 +177,10 @@ def _variables(folder: Path, providers: list[Mapping[str, Any]]) -> dict[str, st
     }
 
 
-def _engine(port: str, folder: Path) -> list[str]:
-    # A folder for each life of an engine: two attempts at one request are two files.
-    return [sys.executable, str(_ENGINE), port, str(folder / "engines" / port)]
-
-
-def _provider(folder: Path, port: int) -> Program:
-    def serves() -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    return Program("provider", leashed(_engine(str(port), folder)), serves)
-
-
 def _engines_of(worker: int) -> list[int]:
     try:
         children = psutil.Process(worker).children(recursive=True)
-        return [child.pid for child in children if _ENGINE.name in " ".join(child.cmdline())]
+        return [child.pid for child in children if ENGINE.name in " ".join(child.cmdline())]
     except psutil.NoSuchProcess:
         return []
 

@@ -1,0 +1,63 @@
+"""A balance worth so many calls admits exactly so many, whoever asks how often and wherever."""
+
+import asyncio
+import time
+
+import httpx
+
+from tests.chaos.oracle import settle
+from tests.chaos.scale import scaled
+from tests.chaos.stack import CALLS, GRANT, METERED_TOKENS, Chaos
+from tests.platform import User, bearer, chat
+from vlinders_kit.testing.figures import Figure
+
+ROUNDS = scaled(2, 20)
+AT_ONCE = 200
+
+
+async def test_of_200_calls_at_once_as_many_are_admitted_as_the_balance_is_worth(
+    chaos: Chaos, figure: Figure
+) -> None:
+    usage = {"prompt_tokens": 7, "completion_tokens": METERED_TOKENS, "total_tokens": 1_007}
+    chaos.platform.first.plays("metered", usage=usage)
+    admitted, refusals, left = [], [], []
+
+    for _ in range(ROUNDS):
+        user = await chaos.platform.sign_up()
+        answers = await _all_at_once(chaos, user)
+        await settle(chaos, user)
+        refusals += [(answer, after) for answer, after in answers if answer.status_code != 200]
+        admitted.append(sum(answer.status_code == 200 for answer, _ in answers))
+        left.append(await user.balance())
+        records = await user.every("/v1/usage/records")
+        assert sum(int(record["charged_nanos"]) for record in records) == GRANT
+    audit = await chaos.platform.audit()
+
+    wrong = sum(number != CALLS for number in admitted)
+    of = f"{AT_ONCE} at once, 2 gateways, 2 replicas of inference, {ROUNDS} rounds"
+    figure("rounds that admitted other than the balance is worth", wrong, must="0", condition=of)
+    figure("balance after it", max(left), "nanos", must="0", condition=of)
+    figure("sum of the ledger", int(audit["sum_nanos"]), "nanos", must="0", condition=of)
+    slowest = max(after for _, after in refusals)
+    figure("refusal for want of credit", slowest, "s", condition=f"slowest of {len(refusals)}")
+    assert set(admitted) == {CALLS}
+    assert set(left) == {0}
+    assert {answer.json()["error"]["code"] for answer, _ in refusals} == {"quota_exceeded"}
+    assert (audit["findings"], int(audit["sum_nanos"])) == ([], 0)
+
+
+async def _all_at_once(chaos: Chaos, user: User) -> list[tuple[httpx.Response, float]]:
+    """The answers to calls that are let go together, and how long each took."""
+    headers = bearer((await user.key())["key"])
+    start = asyncio.Barrier(AT_ONCE)
+
+    async def call(client: httpx.AsyncClient, number: int) -> tuple[httpx.Response, float]:
+        body = chat("metered", max_tokens=METERED_TOKENS, stream=number % 2 == 0)
+        await start.wait()
+        began = time.monotonic()
+        answer = await client.post("/v1/chat/completions", json=body, headers=headers)
+        return answer, time.monotonic() - began
+
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=chaos.stack.url, limits=limits, timeout=60) as client:
+        return await asyncio.gather(*(call(client, number) for number in range(AT_ONCE)))
