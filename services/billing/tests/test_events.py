@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from vlinders.auth.v1.events_pb2 import AccountRegistered, TenantCreated
 from vlinders.billing.v1.events_pb2 import WalletEmptied, WalletFunded
+from vlinders.inference.v1.events_pb2 import UsageGathered
 from vlinders_billing import events, wallets
 from vlinders_billing.ledger import PROMOTIONS
 from vlinders_billing.wallets import Grants
@@ -104,6 +105,20 @@ async def test_usage_that_comes_twice_in_two_events_charges_once(bank: Any) -> N
     await USAGE.take(bank.db, "billing", told(event))
 
     assert (await bank.wallet("ten_1")).balance_nanos == 70
+
+
+async def test_usage_that_is_gathered_charges_each_request_once(bank: Any) -> None:
+    await bank.fund("ten_1", 100)
+    await bank.lend("ten_1", 100, id="l")
+    one, two, three = (bank.usage("ten_1", "l", nanos) for nanos in (10, 20, 30))
+    first = UsageGathered(gathering_id="gath_1", records=[one, two])
+    again = UsageGathered(gathering_id="gath_2", records=[two, three])
+
+    await USAGE.take(bank.db, "billing", told(first, again, one))
+    await USAGE.take(bank.db, "billing", told(again))
+
+    assert (await bank.wallet("ten_1")).balance_nanos == 40
+    assert (await bank.audit()).findings == []
 
 
 async def test_events_of_no_interest_are_passed_over(bank: Any) -> None:

@@ -1,7 +1,7 @@
 """What billing does when something happens elsewhere."""
 
 from vlinders.auth.v1.events_pb2 import TenantCreated
-from vlinders.inference.v1.events_pb2 import UsageRecorded
+from vlinders.inference.v1.events_pb2 import UsageGathered, UsageRecorded
 from vlinders_billing import usage, wallets
 from vlinders_billing.wallets import Grants
 from vlinders_kit.clock import Clock
@@ -13,8 +13,13 @@ def of_usage(grants: Grants, clock: Clock) -> Handlers:
     """Charges what inference has recorded, a fetch at a time."""
     handlers = Handlers()
 
+    @handlers.on_batch(UsageGathered)
+    async def charge(tx: Tx, events: list[UsageGathered]) -> None:
+        records = [record for event in events for record in event.records]
+        await usage.record(tx, records, grants, clock.now())
+
     @handlers.on_batch(UsageRecorded)
-    async def charge(tx: Tx, events: list[UsageRecorded]) -> None:
+    async def charge_alone(tx: Tx, events: list[UsageRecorded]) -> None:
         await usage.record(tx, events, grants, clock.now())
 
     return handlers

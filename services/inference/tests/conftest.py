@@ -30,7 +30,7 @@ from vlinders.gpu_scheduler.v1.picks_pb2_grpc import (
     PickServiceServicer,
     add_PickServiceServicer_to_server,
 )
-from vlinders.inference.v1.events_pb2 import UsageRecorded
+from vlinders.inference.v1.events_pb2 import UsageGathered, UsageRecorded
 from vlinders.inference.v1.generations_pb2_grpc import (
     GenerationServiceStub,
 )
@@ -50,8 +50,8 @@ from vlinders_kit.clock import SystemClock
 from vlinders_kit.db import connect
 from vlinders_kit.errors import Failure
 from vlinders_kit.ids import new_id
-from vlinders_kit.pipe import PipeClient, PipeExchange, PipeFailed
-from vlinders_kit.testing import a_part, an_api_key, named, served
+from vlinders_kit.pipe import PipeClient
+from vlinders_kit.testing import Awaited, PipeFailed, a_part, an_api_key, named, served
 
 package = named("vlinders_inference")
 
@@ -294,7 +294,7 @@ class Stage:
     completion = staticmethod(completion)
     START = START
 
-    async def answered(self, exchange: PipeExchange) -> "Answer":
+    async def answered(self, exchange: Awaited) -> "Answer":
         return await answered(exchange)
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -302,7 +302,7 @@ class Stage:
             while not condition():
                 await asyncio.sleep(0.01)
 
-    def open(self, body: Any, operation: str = "CreateChatCompletion", **over: Any) -> PipeExchange:
+    def open(self, body: Any, operation: str = "CreateChatCompletion", **over: Any) -> Awaited:
         raw = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
         opened = {
             "request_id": new_id("req"),
@@ -310,7 +310,7 @@ class Stage:
             "caller": self.caller.SerializeToString(),
             "body": raw,
         }
-        return self.pipe.open(PipeOpen(**(opened | over)))
+        return Awaited(self.pipe.open, PipeOpen(**(opened | over)))
 
     async def ask(self, body: Any, operation: str = "CreateChatCompletion") -> Answer:
         return await answered(self.open(body, operation))
@@ -321,10 +321,11 @@ class Stage:
             await connection.execute("LISTEN outbox")
             while True:
                 found = await connection.execute("SELECT body FROM outbox ORDER BY seq")
-                rows = await found.fetchall()
-                if len(rows) >= count:
-                    return [UsageRecorded.FromString(row[0]) for row in rows]
-                async for _ in connection.notifies(timeout=5, stop_after=1):
+                gathered = [UsageGathered.FromString(row[0]) for row in await found.fetchall()]
+                records = [record for event in gathered for record in event.records]
+                if len(records) >= count:
+                    return records
+                async for _ in connection.notifies(timeout=0.2, stop_after=1):
                     pass
 
     async def record(self) -> UsageRecorded:
@@ -332,10 +333,10 @@ class Stage:
         return only
 
 
-async def answered(exchange: PipeExchange) -> Answer:
+async def answered(exchange: Awaited) -> Answer:
     answer = Answer()
     try:
-        answer.content_type = (await exchange.head()).content_type
+        answer.content_type = await exchange.head()
         while data := await exchange.data():
             answer.body += data
     except PipeFailed as failed:

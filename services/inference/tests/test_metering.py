@@ -1,16 +1,19 @@
 """Metering: one record for each admitted request, kept before its end is told, come what may."""
 
 import asyncio
+import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 
-from vlinders.inference.v1.events_pb2 import UsageRecorded
+from vlinders.inference.v1.events_pb2 import UsageGathered, UsageRecorded
 from vlinders_inference import metering
 from vlinders_inference.errors import UsageNotKept
 from vlinders_inference.metering import UsageLog
 from vlinders_kit.db import connect
+from vlinders_kit.testing.lines import line
 
 pytestmark = pytest.mark.anyio
 
@@ -24,7 +27,8 @@ def usage(number: int) -> UsageRecorded:
 async def outbox(url: str) -> list[str]:
     async with await connect(url, "test") as connection:
         found = await connection.execute("SELECT body FROM outbox ORDER BY seq")
-        return [UsageRecorded.FromString(row[0]).request_id for row in await found.fetchall()]
+        gathered = [UsageGathered.FromString(row[0]) for row in await found.fetchall()]
+    return [record.request_id for event in gathered for record in event.records]
 
 
 async def running(log: UsageLog) -> "asyncio.Task[None]":
@@ -73,6 +77,27 @@ async def test_what_is_left_at_the_end_is_written(database_url: str) -> None:
     await log.close()
 
     assert await outbox(database_url) == ["req_1"]
+
+
+async def test_a_database_that_stands_still_fails_the_wait_in_time_and_loses_no_record(
+    database_url: str,
+) -> None:
+    at = urlsplit(database_url)
+    with line(at.hostname or "", at.port or 0) as laid:
+        netloc = at.netloc.replace(str(at.port), str(laid.port))
+        log = UsageLog(at._replace(netloc=netloc).geturl())
+        task = await running(log)
+        await log.add(usage(1))
+        with laid.held():
+            began = time.monotonic()
+            with pytest.raises(UsageNotKept):
+                await log.add(usage(2))
+            waited = time.monotonic() - began
+        await log.add(usage(3))
+        await stopped(task, log)
+
+    assert waited < metering.PATIENCE_SECONDS + 1
+    assert sorted(set(await outbox(database_url))) == ["req_1", "req_2", "req_3"]
 
 
 async def test_a_database_that_is_away_fails_the_wait_but_loses_no_record(
