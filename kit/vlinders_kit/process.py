@@ -72,6 +72,8 @@ class Process:
         self.drains: list[Callable[[], Awaitable[Any]]] = []
         self._tasks: list[tuple[str, Callable[[], Awaitable[Any]]]] = []
         self._health = health.aio.HealthServicer()
+        self._withheld: set[str] = set()
+        self._ready = False
 
     @classmethod
     def of(cls, name: str, settings: PartSettings) -> Self:
@@ -92,6 +94,17 @@ class Process:
         """Serves `servicer` under the full name `service`, which reflection tells."""
         add(servicer, self.server)
         self.services.append(service)
+
+    async def offer(self, service: str, *, offered: bool) -> None:
+        """Has health say of one service whether it can be used here, where the others can.
+
+        Each can, once the process is ready, unless this was told otherwise before.
+        """
+        self._withheld -= {service}
+        if not offered:
+            self._withheld |= {service}
+        if self._ready:
+            await self._health.set(service, _status(offered))
 
     def background(self, name: str, run: Callable[[], Awaitable[Any]]) -> None:
         """Has `run` go on for as long as the process serves."""
@@ -128,7 +141,7 @@ class Process:
             await self.server.start()
             told = _signalled()
             running = [asyncio.create_task(_named(run), name=name) for name, run in self._tasks]
-            await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+            await self._become_ready()
             log.info("ready", address=self.address)
             try:
                 await asyncio.wait([told, *running], return_when=asyncio.FIRST_COMPLETED)
@@ -154,6 +167,11 @@ class Process:
         except RuntimeError:
             sys.exit(f"{self.name}: cannot listen on {self.address}")
 
+    async def _become_ready(self) -> None:
+        self._ready = True
+        for service in ("", *self.services):
+            await self._health.set(service, _status(service not in self._withheld))
+
     async def _drain(self) -> None:
         """Lets what runs end, for as long as `DRAIN` says, and then ends it."""
         log.info("draining")
@@ -166,6 +184,11 @@ class Process:
             except Exception as failure:  # what else runs must be ended all the same
                 log.error("drain_failed", exc_info=failure)
         await self.server.stop(_left(deadline))
+
+
+def _status(serving: bool) -> Any:
+    status = health_pb2.HealthCheckResponse
+    return status.SERVING if serving else status.NOT_SERVING
 
 
 def _left(deadline: float) -> float:

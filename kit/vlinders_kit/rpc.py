@@ -1,5 +1,6 @@
 """gRPC between parts: what stands before every handler, and channels that say who calls."""
 
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -123,12 +124,26 @@ class Guard(grpc.aio.ServerInterceptor):
                 except Exception as error:  # as above
                     await self._refuse(error, path, context, outcome)
 
+        async def converse(request: Any, context: Context) -> None:
+            with telemetry.served(
+                self.domain, path, context.invocation_metadata() or ()
+            ) as outcome:
+                try:
+                    self._admit(policy, context)
+                    await inner(request, context)
+                except Exception as error:  # as above
+                    await self._refuse(error, path, context, outcome)
+
         kind: Any = (
             grpc.stream_stream_rpc_method_handler
             if handler.request_streaming
             else grpc.unary_stream_rpc_method_handler
         )
-        return cast(Handler, kind(serve, handler.request_deserializer, handler.response_serializer))
+        # A coroutine reads and writes by its context: for streams of many small messages.
+        served: Any = converse if inspect.iscoroutinefunction(inner) else serve
+        return cast(
+            Handler, kind(served, handler.request_deserializer, handler.response_serializer)
+        )
 
     def _admit(self, policy: api.Policy, context: Context) -> None:
         if policy.access == api.ACCESS_WORKER:

@@ -13,6 +13,7 @@ from vlinders_kit.process import Process, run
 from vlinders_kit.relay import Relay
 
 NAME = "vlinders.gpu_scheduler"
+WORKERS, PICKS = f"{NAME}.v1.WorkerService", f"{NAME}.v1.PickService"
 
 
 async def main(settings: GpuSchedulerSettings) -> None:
@@ -20,15 +21,20 @@ async def main(settings: GpuSchedulerSettings) -> None:
         db = Database(settings.database_url.get_secret_value(), application_name=NAME)
         process.closers.append(db.close)
         keys = TicketKeys(bytes.fromhex(settings.caller_key.get_secret_value()))
-        scheduler = Scheduler(db, SystemClock(), keys, settings.bounds, holder=settings.holder)
+
+        async def tell(active: bool) -> None:
+            """Clients that ask health find the active replica; a standby is alive all the same."""
+            for service in (WORKERS, PICKS):
+                await process.offer(service, offered=active)
+
+        await tell(False)
+        scheduler = Scheduler(
+            db, SystemClock(), keys, settings.bounds, holder=settings.holder, told=tell
+        )
         picks = PickService(scheduler)
         workers = WorkerService(scheduler, settings.join_token.get_secret_value())
-        process.serve(
-            "vlinders.gpu_scheduler.v1.WorkerService", add_WorkerServiceServicer_to_server, workers
-        )
-        process.serve(
-            "vlinders.gpu_scheduler.v1.PickService", add_PickServiceServicer_to_server, picks
-        )
+        process.serve(WORKERS, add_WorkerServiceServicer_to_server, workers)
+        process.serve(PICKS, add_PickServiceServicer_to_server, picks)
         process.background("scheduler", scheduler.run)
         process.background("standby tables", picks.run)
         process.drains.append(scheduler.drain)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 
 from vlinders_gpu_scheduler import registry
 from vlinders_gpu_scheduler.doubt import TICK
@@ -21,10 +22,25 @@ TIDY_SECONDS = 3600.0
 
 log = logs.get(__name__)
 
+Told = Callable[[bool], Awaitable[None]]
+
+
+async def _nobody(active: bool) -> None:
+    """For whom it is all the same."""
+
 
 class Scheduler:
+    """`told` hears whether this replica is active, whenever that changes."""
+
     def __init__(
-        self, db: Database, clock: Clock, keys: TicketKeys, bounds: Bounds, *, holder: str
+        self,
+        db: Database,
+        clock: Clock,
+        keys: TicketKeys,
+        bounds: Bounds,
+        *,
+        holder: str,
+        told: Told = _nobody,
     ) -> None:
         self.db = db
         self._clock = clock
@@ -32,6 +48,7 @@ class Scheduler:
         self._bounds = bounds
         self._ownership = Ownership(db, FLEET, holder)
         self._hub: Hub | None = None
+        self._told = told
         self._draining = False
 
     @property
@@ -79,6 +96,7 @@ class Scheduler:
                 hub.adopt(registration)
         log.info("active", term=term, workers=len(hub.fleet.workers))
         self._hub = hub
+        await self._told(True)
         try:
             async with asyncio.TaskGroup() as tasks:
                 running = [
@@ -91,6 +109,7 @@ class Scheduler:
         finally:
             self._hub = None
             hub.close(NotActive())
+            await self._told(False)
 
     async def _tick(self, hub: Hub) -> None:
         while True:

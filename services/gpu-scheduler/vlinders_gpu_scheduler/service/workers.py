@@ -2,7 +2,6 @@
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +16,6 @@ from vlinders_gpu_scheduler.hub import Hub
 from vlinders_gpu_scheduler.models import Registration
 from vlinders_gpu_scheduler.picks import Report
 from vlinders_gpu_scheduler.scheduler import Scheduler
-from vlinders_gpu_scheduler.service.streams import Outgoing
 from vlinders_gpu_scheduler.states import State
 from vlinders_gpu_scheduler.tickets import hub_ms
 from vlinders_gpu_scheduler.workers import Hello, Worker
@@ -35,44 +33,77 @@ HELLO_SECONDS = 10.0
 LARGEST = 1 << 20
 """Bytes of one message of a worker."""
 
-Stream = AsyncIterator[pb.WorkerMessage]
+Context = ServicerContext[Any, Any]
 
 
 class WorkerLine:
-    """The hub's end of a worker's stream. It holds little: acknowledgements are cumulative."""
+    """The hub's end of a worker's stream. The task that makes it is the one that serves it."""
 
-    def __init__(self) -> None:
-        self._out: Outgoing[pb.HubMessage] = Outgoing()
-        self._lease: pb.Lease | None = None
+    def __init__(self, context: Context) -> None:
+        self.closed = False
+        self.error: Exception | None = None
+        """Why it was closed, if there is something to say of that."""
+        self._context = context
+        self._task = asyncio.current_task()
+        self._turn = asyncio.Lock()
+        self._drain: float | None = None
+        self._drainer: asyncio.Task[None] | None = None
 
-    def welcome(self, worker: Worker, now: float) -> None:
-        timers = worker.life.timers
-        word = pb.Welcome(
-            epoch=worker.epoch,
-            lease=_duration(timers.lease),
-            beat_period=_duration(timers.beat),
-            ticket_key=worker.key,
-            hub_clock_ms=hub_ms(now),
-        )
-        self._out.put(pb.HubMessage(welcome=word))
+    async def hear(self) -> pb.WorkerMessage | None:
+        """The next message; None at the end of the stream."""
+        message = await self._context.read()
+        return message if isinstance(message, pb.WorkerMessage) else None
 
-    def acknowledge(self, beat: pb.Beat, now: float) -> None:
-        self._lease = pb.Lease(beat_seq=beat.seq, epoch=beat.epoch, hub_clock_ms=hub_ms(now))
-        self._out.stir()
+    async def say(self, **word: Any) -> None:
+        async with self._turn:
+            await self._context.write(pb.HubMessage(**word))
 
     def drain(self, seconds: float) -> None:
-        self._out.put(pb.HubMessage(drain=pb.Drain(deadline=_duration(seconds))))
+        """Of several that wait for a worker that does not read, it is told the last one."""
+        self._drain = seconds
+        if self._drainer is None:
+            self._drainer = asyncio.create_task(self._say_drain(), name="drain")
 
     def close(self, error: Exception | None = None) -> None:
-        self._out.close(error)
+        """The first end counts."""
+        if self.closed:
+            return
+        self.closed, self.error = True, error
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
 
-    async def messages(self) -> AsyncIterator[pb.HubMessage]:
-        async for words in self._out.gathered():
-            for word in words:
-                yield word
-            lease, self._lease = self._lease, None
-            if lease is not None:
-                yield pb.HubMessage(lease=lease)
+    async def serve(self, hub: Hub) -> None:
+        """Takes in what the worker says, from its Hello to the end of the stream.
+
+        A beat is heard, and answered, in one task and no other hop: thousands come in a second.
+        """
+        worker: Worker | None = None
+        try:
+            hello = await _hello(self)
+            worker = await hub.connect(hello, self)
+            await self.say(welcome=_welcome(worker, hub.clock.monotonic()))
+            if worker.life.state is State.DRAINING:
+                self.drain(worker.life.timers.drain)
+            while not self.closed and (message := await self.hear()) is not None:
+                if (lease := _take(hub, worker, self, message)) is not None:
+                    await self.say(lease=lease)
+        except asyncio.CancelledError:
+            if self._task is None or not self.closed:
+                raise  # by the worker that went, or by the end of the process
+            self._task.uncancel()
+        finally:
+            if self._drainer is not None:
+                self._drainer.cancel()
+            if worker is not None:
+                hub.fleet.lose(worker, self)
+        if self.error is not None:
+            raise self.error
+
+    async def _say_drain(self) -> None:
+        while (seconds := self._drain) is not None:
+            self._drain = None
+            await self.say(drain=pb.Drain(deadline=_duration(seconds)))
+        self._drainer = None
 
 
 class WorkerService(WorkerServiceServicer):
@@ -80,29 +111,19 @@ class WorkerService(WorkerServiceServicer):
         self._scheduler = scheduler
         self._join_token = join_token.encode()
 
-    async def Connect(
-        self, request_iterator: Stream, context: ServicerContext[Any, Any]
-    ) -> AsyncIterator[pb.HubMessage]:
+    async def Connect(self, request_iterator: object, context: Context) -> None:
         self._authenticate(context)
-        hub, line = self._scheduler.hub, WorkerLine()
-        reader = asyncio.create_task(_read(hub, request_iterator, line), name="worker reader")
-        try:
-            async for message in line.messages():
-                yield message
-        finally:
-            reader.cancel()
+        await WorkerLine(context).serve(self._scheduler.hub)
 
     async def ListWorkers(
-        self, request: pb.ListWorkersRequest, context: ServicerContext[Any, Any]
+        self, request: pb.ListWorkersRequest, context: Context
     ) -> pb.ListWorkersResponse:
         async with self._scheduler.db.begin() as tx:
             rows, page = await paged(tx, registry.remembered(), request.page, by=Registration.id)
         hub = self._scheduler.active
         return pb.ListWorkersResponse(workers=[_shown(row, hub) for row in rows], page=page)
 
-    async def DrainWorker(
-        self, request: pb.DrainWorkerRequest, context: ServicerContext[Any, Any]
-    ) -> pb.Worker:
+    async def DrainWorker(self, request: pb.DrainWorkerRequest, context: Context) -> pb.Worker:
         hub = self._scheduler.hub
         worker = hub.fleet.drain(request.worker_id)
         if worker is not None:
@@ -113,7 +134,7 @@ class WorkerService(WorkerServiceServicer):
             raise WorkerNotFound(worker_id=request.worker_id)
         return _shown(row, hub)
 
-    def _authenticate(self, context: ServicerContext[Any, Any]) -> None:
+    def _authenticate(self, context: Context) -> None:
         shown = b""
         for name, value in context.invocation_metadata() or ():
             if name == JOIN_TOKEN:
@@ -122,29 +143,10 @@ class WorkerService(WorkerServiceServicer):
             raise InvalidJoinToken
 
 
-async def _read(hub: Hub, requests: Stream, line: WorkerLine) -> None:
-    """Takes in what the worker says, from its Hello to the end of the stream."""
-    worker: Worker | None = None
-    try:
-        hello = await _hello(requests)
-        worker = await hub.connect(hello, line)
-        line.welcome(worker, hub.clock.monotonic())
-        if worker.life.state is State.DRAINING:
-            line.drain(worker.life.timers.drain)
-        async for message in requests:
-            _take(hub, worker, line, message)
-        line.close()
-    except Exception as error:  # told on the stream, which ends with it
-        line.close(error)
-    finally:
-        if worker is not None:
-            hub.fleet.lose(worker, line)
-
-
-async def _hello(requests: Stream) -> Hello:
+async def _hello(line: WorkerLine) -> Hello:
     try:
         async with asyncio.timeout(HELLO_SECONDS):
-            message = await anext(requests, None)
+            message = await line.hear()
     except TimeoutError:
         raise HelloExpected from None
     if message is None or not message.HasField("hello"):
@@ -164,15 +166,30 @@ async def _hello(requests: Stream) -> Hello:
     )
 
 
-def _take(hub: Hub, worker: Worker, line: WorkerLine, message: pb.WorkerMessage) -> None:
-    """One message. Raises StaleEpoch for what another epoch or an older stream says."""
+def _welcome(worker: Worker, now: float) -> pb.Welcome:
+    timers = worker.life.timers
+    return pb.Welcome(
+        epoch=worker.epoch,
+        lease=_duration(timers.lease),
+        beat_period=_duration(timers.beat),
+        ticket_key=worker.key,
+        hub_clock_ms=hub_ms(now),
+    )
+
+
+def _take(hub: Hub, worker: Worker, line: WorkerLine, message: pb.WorkerMessage) -> pb.Lease | None:
+    """One message, and what answers it.
+
+    Raises StaleEpoch for what another epoch or an older stream says.
+    """
     kind = message.WhichOneof("kind")
     if kind == "beat":
         beat = message.beat
         hub.fleet.require(worker, line, beat.epoch)
         hub.fleet.beat(worker)
-        line.acknowledge(beat, hub.clock.monotonic())
-        return
+        return pb.Lease(
+            beat_seq=beat.seq, epoch=beat.epoch, hub_clock_ms=hub_ms(hub.clock.monotonic())
+        )
     _check(message)
     if kind == "load":
         hub.fleet.require(worker, line, message.load.epoch)
@@ -187,6 +204,7 @@ def _take(hub: Hub, worker: Worker, line: WorkerLine, message: pb.WorkerMessage)
     elif kind == "hello":
         raise HelloExpected
     # What a newer agent says beyond this is not for this hub.
+    return None
 
 
 def _check(message: pb.WorkerMessage) -> None:
