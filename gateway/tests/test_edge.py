@@ -21,8 +21,10 @@ from vlinders_gateway.testing import (
     status_of,
     token_keys,
 )
+from vlinders_kit import tracing
 from vlinders_kit.clock import ManualClock
 from vlinders_kit.testing import a_user
+from vlinders_kit.testing.spans import collector
 
 pytestmark = pytest.mark.anyio
 
@@ -272,8 +274,31 @@ async def test_a_trusted_proxys_trace_goes_on_to_the_services(script: Script, va
         return Account(id="user_1")
 
     script.answers["GetMyAccount"] = listen
-    for trusted in (("127.0.0.0/8",), ()):
-        async with gateway(script, valkey, rules=Rules(trusted=trusted, traced=True)) as running:
+    with collector() as sink:
+        tracing.export("vlinders.gateway", sink.endpoint, sampled=0.0)
+        for trusted in (("127.0.0.0/8",), ()):
+            rules = Rules(trusted=trusted, traced=True)
+            async with gateway(script, valkey, rules=rules) as running:
+                answer = await running.http.get("/v1/users/me", headers=headers)
+                assert answer.status_code == 200
+        await tracing.close()
+    (span,) = [span for span in sink.spans if span.name == "GetMyAccount"]
+    assert [value.split("-")[1] for value in heard] == [trace] == [span.trace_id]
+    assert span.attributes["http.response.status_code"] == 200
+
+
+async def test_a_fault_of_ours_is_traced_although_nobody_chose_it(
+    script: Script, valkey: str
+) -> None:
+    script.answers["GetMyAccount"] = RuntimeError("secret of the database")
+    with collector() as sink:
+        tracing.export("vlinders.gateway", sink.endpoint, sampled=0.0)
+        async with gateway(script, valkey, rules=Rules(traced=True)) as running:
+            headers = bearer(script.user_key())
             answer = await running.http.get("/v1/users/me", headers=headers)
-            assert answer.status_code == 200
-    assert [value.split("-")[1] for value in heard] == [trace]
+            await running.http.get("/v1/nowhere", headers=headers)
+        await tracing.close()
+    (span,) = sink.spans
+    assert span.attributes["error.type"] == "500"
+    assert span.trace_id == tracing.trace_of(answer.headers["x-request-id"])
+    assert b"secret of the database" not in b"".join(sink.raw)

@@ -24,6 +24,7 @@ from vlinders_gateway.refusals import (
     MalformedRequest,
     Overloaded,
 )
+from vlinders_gateway.spans import begin_trace, end_trace
 from vlinders_kit import logs, telemetry
 from vlinders_kit.errors import AppError
 
@@ -33,7 +34,6 @@ App = Callable[[Exchange], Awaitable[None]]
 """What answers an exchange: a hot route, or the app behind all others."""
 
 _HOST = re.compile(rb"[A-Za-z0-9._\-]*(\[[0-9A-Fa-f:.]+\])?(:[0-9]{1,5})?")
-_TRACE = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _METHODS = b"GET, POST, PUT, PATCH, DELETE, OPTIONS"
 _MOUNTS = tuple((mount, dialect) for dialect in DIALECTS for mount in dialect.mounts if mount)
 _ROOT = next(dialect for dialect in DIALECTS if "" in dialect.mounts)
@@ -104,10 +104,10 @@ class Edge:
         exchange = Exchange(scope, receive, send, dialect, self.limits)
         self.running += 1
         try:
-            if self.rules.traced:
-                await self._serve_traced(exchange, hot)
-            else:
-                await self._serve(exchange, hot)
+            self._read_headers(exchange)
+            if exchange.span is not None:
+                exchange.span.enter()
+            await self._route(exchange, hot)
         except (AppError, grpc.aio.AioRpcError) as error:
             await self._refuse(exchange, error)
         except ClientGone:
@@ -118,10 +118,6 @@ class Edge:
         finally:
             self.running -= 1
             self._note(exchange)
-
-    async def _serve(self, exchange: Exchange, hot: Hot | None) -> None:
-        self._read_headers(exchange)
-        await self._route(exchange, hot)
 
     async def _route(self, exchange: Exchange, hot: Hot | None) -> None:
         if exchange.scope["method"] == "OPTIONS":
@@ -136,18 +132,6 @@ class Edge:
             await hot.app(exchange)
         if not exchange.status and not exchange.left:
             raise RuntimeError("the request was not answered")
-
-    async def _serve_traced(self, exchange: Exchange, hot: Hot | None) -> None:
-        self._read_headers(exchange)
-        with telemetry.asked(exchange.traceparent) as span:
-            span.set_attribute("vlinders.request_id", exchange.id)
-            exchange.traceparent = dict(telemetry.outgoing()).get("traceparent", "")
-            try:
-                await self._route(exchange, hot)
-            finally:
-                if exchange.operation is not None:
-                    span.update_name(exchange.operation.name)
-                span.set_attribute("http.response.status_code", exchange.status)
 
     async def _refuse(self, exchange: Exchange, error: AppError | grpc.aio.AioRpcError) -> None:
         if exchange.status:
@@ -187,13 +171,13 @@ class Edge:
         """Where the client is: the peer, or what a trusted peer says."""
         client = exchange.scope["client"]
         exchange.address = client[0] if client else ""
-        if not (forwarded or trace) or not self._is_trusted(exchange.address):
-            return
-        named = forwarded.split(b",")[0].strip().decode("latin-1")
-        if _address(named) is not None:
-            exchange.address = named
-        if _TRACE.fullmatch(trace):
-            exchange.traceparent = trace.decode()
+        trusted = bool(forwarded or trace) and self._is_trusted(exchange.address)
+        if trusted and forwarded:
+            named = forwarded.split(b",")[0].strip().decode("latin-1")
+            if _address(named) is not None:
+                exchange.address = named
+        if self.rules.traced:
+            begin_trace(exchange, trace, trusted=trusted)
 
     def _is_trusted(self, peer: str) -> bool:
         address = _address(peer)
@@ -215,6 +199,8 @@ class Edge:
         name = exchange.operation.name if exchange.operation is not None else "none"
         status, seconds = exchange.status or CLIENT_LEFT, exchange.seconds()
         self._meter.answered(name, status, seconds)
+        if self.rules.traced:
+            end_trace(exchange, status, seconds)
         if status == 500 or random.random() < self.rules.logged:
             log.info(
                 "request",

@@ -16,6 +16,7 @@ from vlinders_gateway.failures import Refusal, refusal_of
 from vlinders_gateway.operations import Operation
 from vlinders_kit.errors import AppError, Failure, Violation
 from vlinders_kit.ids import spell, uuid7
+from vlinders_kit.tracing import Span
 
 CONNECTION = "vlinders.connection"
 """In a scope: the connection that the request came on."""
@@ -91,6 +92,7 @@ class Exchange:
         "origin",
         "quota",
         "scope",
+        "span",
         "status",
         "traceparent",
     )
@@ -110,7 +112,9 @@ class Exchange:
         self.origin: bytes | None = None
         """The Origin that may read the answer, by CORS."""
         self.traceparent = ""
-        """W3C trace context that calls made for this request continue; empty: not traced."""
+        """W3C trace context that calls made for this request continue; empty: not kept."""
+        self.span: Span | None = None
+        """Of the request, where its trace is kept."""
         self.operation: Operation | None = None
         self.caller: Caller | None = None
         self.quota: Quota | None = None

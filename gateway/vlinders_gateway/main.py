@@ -16,7 +16,7 @@ from vlinders_gateway.server import InternalServer, PublicServer, listen
 from vlinders_gateway.settings import GatewaySettings
 from vlinders_gateway.shared_log import SharedLog
 from vlinders_gateway.tokens import Keys, Tokens
-from vlinders_kit import logs, telemetry
+from vlinders_kit import logs, tracing
 from vlinders_kit.bus import Bus, open_bus
 from vlinders_kit.callers import Identity
 from vlinders_kit.ids import new_id
@@ -119,7 +119,9 @@ class Gateway:
 
 async def main(settings: GatewaySettings) -> None:
     logs.configure(NAME, level=settings.log_level)
-    telemetry.export(NAME, settings.traces, sampled=settings.traces_sampled)
+    tracing.export(
+        NAME, settings.traces, sampled=settings.traces_sampled, slow=settings.traces_slow
+    )
     told = _signalled()
     gateway = Gateway(settings)
     public = PublicServer(
@@ -142,6 +144,7 @@ async def main(settings: GatewaySettings) -> None:
                 task.cancel()
     finally:
         await gateway.close()
+        await tracing.close()
         log.info("stopped")
 
 

@@ -1,6 +1,6 @@
 """The database of a service: one engine, one unit of work."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from sqlalchemy import BigInteger, LargeBinary, Text, Uuid
+from sqlalchemy import BigInteger, LargeBinary, Text, Uuid, event
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -73,6 +73,11 @@ class Database:
     async def _connected(self, *args: Any, **kwargs: Any) -> psycopg.AsyncConnection[Any]:
         self._watch.require()
         return await self._watch.open(psycopg.AsyncConnection.connect(*args, **kwargs))
+
+
+def once_committed(tx: Tx, told: Callable[[], None]) -> None:
+    """Calls `told` when `tx` has committed, and never if it does not."""
+    event.listen(tx.sync_session, "after_commit", lambda _: told(), once=True)
 
 
 async def connect(

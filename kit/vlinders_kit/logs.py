@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from google.protobuf.message import Message
 
-from vlinders_kit import telemetry
+from vlinders_kit import tracing
 
 _SECRET_NAMES = re.compile(
     r"(?i)(password|passwd|secret|authorization|cookie|credential|signature|private|dsn"
@@ -129,7 +129,7 @@ def _text(text: str) -> str:
 def _add(service: str) -> Any:
     def add(logger: Any, method: str, event: dict[str, Any]) -> dict[str, Any]:
         event["service"] = service
-        if (trace := telemetry.trace_id()) is not None:
+        if (trace := tracing.trace_id()) is not None:
             event["trace_id"] = trace
         return event
 

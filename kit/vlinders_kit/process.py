@@ -16,7 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
-from vlinders_kit import logs, telemetry
+from vlinders_kit import logs, tracing
 from vlinders_kit.callers import CallerKey
 from vlinders_kit.rpc import OPTIONS, Guard
 from vlinders_kit.settings import PartSettings
@@ -54,11 +54,12 @@ class Process:
         metrics_port: int = 0,
         traces: str | None = None,
         sampled: float = 0.01,
+        slow: float = tracing.SLOW_SECONDS,
         log_level: str = "INFO",
         tls: Tls | None = None,
     ) -> None:
         logs.configure(name, level=log_level)
-        telemetry.export(name, traces, sampled=sampled)
+        tracing.export(name, traces, sampled=sampled, slow=slow)
         self.name = name
         self.address = f"{host}:{port}"
         self.metrics_port = metrics_port
@@ -86,6 +87,7 @@ class Process:
             metrics_port=settings.metrics_port,
             traces=settings.traces,
             sampled=settings.traces_sampled,
+            slow=settings.traces_slow,
             log_level=settings.log_level,
             tls=settings.tls,
         )
@@ -128,6 +130,7 @@ class Process:
                     await close()
                 except Exception as failure:  # the others must be closed all the same
                     log.error("close_failed", exc_info=failure)
+            await tracing.close()
 
     async def _serve(self) -> None:
         self._open()

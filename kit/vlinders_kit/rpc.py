@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 from vlinders.api.v1 import options_pb2 as api
 from vlinders.api.v1.caller_pb2 import Caller
-from vlinders_kit import logs, telemetry
+from vlinders_kit import logs, telemetry, tracing
 from vlinders_kit.callers import METADATA, CallerKey, CallerNotTrusted, Identity, set_caller
 from vlinders_kit.db import unavailable
 from vlinders_kit.errors import AppError, Unavailable, failure_of, status_of
@@ -184,7 +184,7 @@ def known(error: Exception) -> AppError:
     # Locks and deadlines of statements, too: it is worth asking again.
     if unavailable(error) or isinstance(error, OperationalError):
         return DatabaseUnavailable()
-    return InternalError(trace_id=telemetry.trace_id() or "")
+    return InternalError(trace_id=tracing.trace_id() or "")
 
 
 def _refusal(error: grpc.aio.AioRpcError) -> Status | None:
@@ -228,7 +228,7 @@ class _Signed:
         metadata = list(details.metadata or ())
         if not any(name == METADATA for name, _ in metadata):
             metadata.append(self.identity.metadata(self.audience))
-        metadata.extend(telemetry.outgoing())
+        metadata.extend(tracing.outgoing())
         timeout = details.timeout if details.timeout is not None else deadline
         return grpc.aio.ClientCallDetails(
             details.method,

@@ -1,6 +1,8 @@
 """Settings of a part: typed, from the environment, each with its sentence."""
 
+import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -16,6 +18,10 @@ from pydantic_settings import BaseSettings, SettingsError
 
 from vlinders_kit.callers import CallerKey
 from vlinders_kit.tls import Tls
+from vlinders_kit.tracing import SLOW_SECONDS
+
+OTLP_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+"""The variable of OpenTelemetry's own that says where spans go, where a part's own does not."""
 
 
 class Settings(BaseSettings):
@@ -82,7 +88,14 @@ class TlsSettings(Settings):
         return Tls.load(self.tls_certificate, self.tls_key, self.tls_authority)
 
 
-class PartSettings(TlsSettings):
+class TracedSettings(Settings):
+    """What a part is told that traces requests."""
+
+    traces: str | None = Field(default_factory=partial(os.environ.get, OTLP_ENDPOINT))
+    """OTLP/gRPC endpoint that gets the spans; without, what `OTEL_EXPORTER_OTLP_ENDPOINT` says."""
+
+
+class PartSettings(TlsSettings, TracedSettings):
     """What every part that serves gRPC is told."""
 
     host: str = "127.0.0.1"
@@ -97,11 +110,11 @@ class PartSettings(TlsSettings):
     caller_key: SecretStr = Field(min_length=64)
     """Key that signs callers between parts: at least 32 bytes in hex, the same for all parts."""
 
-    traces: str | None = None
-    """OTLP/gRPC endpoint that gets the spans, as `http://collector:4317`; none without."""
-
     traces_sampled: float = Field(0.01, ge=0, le=1)
-    """Share of the traces that begin here and are kept."""
+    """Share of the requests that are traced whole; what fails, or is slow, is told anyway."""
+
+    traces_slow: float = Field(SLOW_SECONDS, gt=0)
+    """Seconds after which a call, or the first token of an answer, is slow."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least level of the log lines that are written."""

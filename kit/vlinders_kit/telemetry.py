@@ -1,4 +1,4 @@
-"""Metrics and traces. Domain code measures nothing: the interceptors do."""
+"""Metrics of what is served. Domain code measures nothing: the interceptors do."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from opentelemetry import propagate, trace
+from opentelemetry.trace import SpanKind
 from prometheus_client import Counter, Histogram
+
+from vlinders_kit import tracing
 
 _SERVED = Counter("vlinders_rpc_served_total", "RPCs served.", ["service", "method", "code"])
 _SECONDS = Histogram(
@@ -27,6 +29,9 @@ _ANSWER_SECONDS = Histogram(
 )
 
 
+_RPC = {"rpc.system": "grpc"}
+
+
 @dataclass
 class Outcome:
     """How an RPC ended: the name of its gRPC status."""
@@ -40,15 +45,8 @@ def served(service: str, path: str, metadata: Iterable[Any]) -> Iterator[Outcome
     outcome = Outcome()
     method = path.rpartition("/")[2]
     began = time.perf_counter()
-    carrier = {name: value for name, value in metadata if isinstance(value, str)}
-    tracer = trace.get_tracer("vlinders")
-    with tracer.start_as_current_span(
-        path.lstrip("/"),
-        propagate.extract(carrier),
-        trace.SpanKind.SERVER,
-        attributes={"rpc.system": "grpc", "rpc.method": method},
-        record_exception=False,
-    ) as span:
+    traceparent = next((str(value) for name, value in metadata if name == "traceparent"), "")
+    with tracing.received(traceparent, path.lstrip("/"), SpanKind.SERVER) as span:
         try:
             yield outcome
         except BaseException:
@@ -56,7 +54,10 @@ def served(service: str, path: str, metadata: Iterable[Any]) -> Iterator[Outcome
                 outcome.code = "CANCELLED"
             raise
         finally:
-            span.set_attribute("rpc.grpc.status", outcome.code)
+            if span.kept:
+                span.tell({**_RPC, "rpc.method": method, "rpc.grpc.status": outcome.code})
+                if outcome.code != "OK":
+                    span.fail(outcome.code)
             _SERVED.labels(service, method, outcome.code).inc()
             _SECONDS.labels(service, method).observe(time.perf_counter() - began)
 
@@ -80,49 +81,3 @@ class HttpMeter:
             timer = self._timers[operation] = _ANSWER_SECONDS.labels(self._service, operation)
         counter.inc()
         timer.observe(seconds)
-
-
-@contextmanager
-def asked(traceparent: str) -> Iterator[trace.Span]:
-    """A span for a request from outside; continues `traceparent` unless that is empty."""
-    context = propagate.extract({"traceparent": traceparent}) if traceparent else None
-    tracer = trace.get_tracer("vlinders")
-    with tracer.start_as_current_span(
-        "request", context, trace.SpanKind.SERVER, record_exception=False
-    ) as span:
-        yield span
-
-
-def outgoing() -> list[tuple[str, str]]:
-    """The trace context of what runs now, as metadata of a call."""
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier)
-    return list(carrier.items())
-
-
-def trace_id() -> str | None:
-    """Id of the trace that runs now, in hex; None outside of one."""
-    context = trace.get_current_span().get_span_context()
-    return f"{context.trace_id:032x}" if context.is_valid else None
-
-
-def export(service: str, endpoint: str | None, *, sampled: float) -> None:
-    """Sends this process's spans to an OTLP/gRPC `endpoint`; without one, makes none.
-
-    `sampled` is the share of traces that start here; those of a caller are kept as the caller says.
-    """
-    if not endpoint:
-        return
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-
-    provider = TracerProvider(
-        resource=Resource.create({"service.name": service}),
-        sampler=ParentBased(TraceIdRatioBased(sampled)),
-    )
-    exporter = OTLPSpanExporter(endpoint=endpoint, insecure=endpoint.startswith("http://"))
-    provider.add_span_processor(BatchSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)

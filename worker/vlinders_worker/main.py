@@ -6,7 +6,7 @@ import signal
 import uvloop
 from prometheus_client import start_http_server
 
-from vlinders_kit import logs
+from vlinders_kit import logs, tracing
 from vlinders_worker import gpus, identity
 from vlinders_worker.agent import Agent
 from vlinders_worker.engines import configuration
@@ -16,6 +16,7 @@ from vlinders_worker.settings import WorkerSettings
 def run(settings: WorkerSettings) -> None:
     """Runs the agent until SIGTERM or SIGINT. Exits, and says why, if something is missing."""
     logs.configure("vlinders.worker", level=settings.log_level)
+    tracing.export("vlinders.worker", settings.traces, sampled=0.0)  # it begins none
     configurations = configuration.load(settings.engines)
     pretended = gpus.pretend(settings.pretend_gpus) if settings.pretend_gpus else None
     with identity.claimed(settings.state_dir) as who:
@@ -29,7 +30,10 @@ async def _serve(agent: Agent) -> None:
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, told.set)
-    await agent.serve(told)
+    try:
+        await agent.serve(told)
+    finally:
+        await tracing.close()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from vlinders_kit import logs
 from vlinders_kit.errors import AppError
-from vlinders_worker import tickets
+from vlinders_worker import spans, tickets
 from vlinders_worker.engines.engine import Engine
 from vlinders_worker.errors import (
     BodyNotValid,
@@ -81,7 +81,9 @@ class AgentServer:
         streamed = bytes(body.get("stream", b"false")) == b"true"
         sink = StreamSink(request, generation.request_id) if streamed else ChatSink()
         upstream = engine.upstream(silence_seconds=self._silence_seconds)
-        await self._run(generation, generation.stream(upstream, "/chat/completions", body, sink))
+        with spans.serving(request, generation):
+            work = generation.stream(upstream, "/chat/completions", body, sink)
+            await self._run(generation, work)
         return sink.response
 
     async def _embeddings(self, request: web.Request) -> web.StreamResponse:
@@ -89,7 +91,8 @@ class AgentServer:
         body, sink = await _body(request), WholeSink()
         self._requests.begin(generation)
         upstream = engine.upstream(silence_seconds=self._silence_seconds)
-        await self._run(generation, generation.whole(upstream, "/embeddings", body, sink))
+        with spans.serving(request, generation):
+            await self._run(generation, generation.whole(upstream, "/embeddings", body, sink))
         return sink.response
 
     def _admitted(self, request: web.Request) -> tuple[Engine, Generation]:

@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from pydantic import Field, SecretStr
 
-from vlinders_kit.settings import TlsSettings
+from vlinders_kit.settings import TlsSettings, TracedSettings
 
 
-class WorkerSettings(TlsSettings):
+class WorkerSettings(TlsSettings, TracedSettings):
     prefix: ClassVar[str] = "VLINDERS_WORKER"
 
     scheduler: str = Field(min_length=1)

@@ -157,6 +157,7 @@ class UsageRecord(Table):
     __tablename__ = "usage_record"
     __table_args__ = (
         Index("usage_record_tenant", "tenant_id", "request_id"),
+        Index("usage_record_trace", "trace_id", postgresql_where=text("trace_id <> ''")),
         {"postgresql_partition_by": "RANGE (finished_at)"},
     )
 
@@ -184,6 +185,8 @@ class UsageRecord(Table):
     flags: Mapped[int] = mapped_column(SmallInteger)
     first_token_ms: Mapped[int]
     total_ms: Mapped[int]
+    trace_id: Mapped[str] = mapped_column(server_default="")
+    """Where the trace was kept; otherwise it is the one that the request's id names."""
 
 
 class _Rollup:

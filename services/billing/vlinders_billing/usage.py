@@ -3,18 +3,19 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import psycopg
 from sqlalchemy import Select, select, text
 
 from vlinders.inference.v1.events_pb2 import UsageRecorded
-from vlinders_billing import partitions, price_versions, settlement
+from vlinders_billing import partitions, price_versions, settlement, spans
 from vlinders_billing.charges import Charge, Flag, due
 from vlinders_billing.models import UsageRecord
 from vlinders_billing.wallets import Grants
-from vlinders_kit import logs
-from vlinders_kit.db import Tx
+from vlinders_kit import logs, tracing
+from vlinders_kit.db import Tx, once_committed
 
 OUTCOMES = {
     UsageRecorded.OUTCOME_COMPLETED: "completed",
@@ -32,7 +33,7 @@ _COLUMNS = (
     "request_id, finished_at, tenant_id, account_id, api_key_id, model, served_by, operation,"
     " stream, outcome, input_tokens, cached_input_tokens, output_tokens, estimated,"
     " price_version, lease_id, ceiling_nanos, reported_nanos, charged_nanos, lost_nanos,"
-    " transfer_id, flags, first_token_ms, total_ms"
+    " transfer_id, flags, first_token_ms, total_ms, trace_id"
 )
 _COPY = f"COPY usage_record ({_COLUMNS}) FROM STDIN"
 _ADD_UP = """
@@ -84,13 +85,23 @@ async def record(
         await _keep(tx, charges)
         await _add_up(tx, charges)
         _tell(charges)
+        if traced := [charge for charge in charges if charge.event.traceparent]:
+            once_committed(tx, partial(spans.settled, traced))
     return charges
 
 
-def of_tenant(tenant_id: str, request_id: str | None = None) -> Select[tuple[UsageRecord]]:
-    """The tenant's records; of one request where it is named."""
+def of_tenant(
+    tenant_id: str, request_id: str | None = None, trace_id: str | None = None
+) -> Select[tuple[UsageRecord]]:
+    """The tenant's records; of one request, or one trace, where it is named."""
     records = select(UsageRecord).where(UsageRecord.tenant_id == tenant_id)
-    return records if request_id is None else records.where(UsageRecord.request_id == request_id)
+    if request_id is not None:
+        records = records.where(UsageRecord.request_id == request_id)
+    if trace_id is not None:
+        named = UsageRecord.request_id == tracing.request_of(trace_id)
+        kept = (UsageRecord.trace_id == trace_id) & (UsageRecord.trace_id != "")
+        records = records.where(named | kept)
+    return records
 
 
 async def _keep(tx: Tx, charges: Iterable[Charge]) -> None:
@@ -130,6 +141,7 @@ def _line(charge: Charge) -> tuple[Any, ...]:
         charge.flags,
         charge.first_token_ms,
         charge.total_ms,
+        tracing.id_in(event.traceparent) if event.traceparent else "",
     )
 
 

@@ -67,6 +67,7 @@ class Whole:
 
     body: bytes
     tokens: Tokens
+    finish_reason: str = ""
 
 
 def completion(body: bytes, ask: Ask, id: str, created: int) -> Whole:
@@ -96,7 +97,7 @@ def completion(body: bytes, ask: Ask, id: str, created: int) -> Whole:
         "choices": [given],
         "usage": told_usage(tokens),
     }
-    return Whole(encode(answer), tokens)
+    return Whole(encode(answer), tokens, given["finish_reason"])
 
 
 def used(body: bytes, ask: Ask) -> Tokens:

@@ -325,6 +325,12 @@ def head_of(path: str, host: str, headers: Mapping[str, str]) -> bytes:
     return ("\r\n".join(lines) + "\r\nContent-Length: ").encode()
 
 
+def with_header(head: bytes, name: str, value: str) -> bytes:
+    """What `head_of` has made, with one more header, of our own."""
+    line, _, rest = head.partition(b"\r\n")
+    return b"%s\r\n%s: %s\r\n%s" % (line, name.encode(), value.encode(), rest)
+
+
 def _client_tls() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])

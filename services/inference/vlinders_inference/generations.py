@@ -8,7 +8,7 @@ from functools import partial
 
 from vlinders.api.v1.caller_pb2 import Caller
 from vlinders.inference.v1.events_pb2 import UsageRecorded
-from vlinders_inference import measures
+from vlinders_inference import measures, spans
 from vlinders_inference.admission import CreditBook
 from vlinders_inference.answers import (
     LARGEST_ANSWER,
@@ -35,6 +35,7 @@ from vlinders_inference.requests import Ask, body_for, read_chat, read_embedding
 from vlinders_inference.routes import WORKER, Router
 from vlinders_inference.streams import EventStream
 from vlinders_inference.waits import Client, ClientLeft, TookTooLong, Wait, Watch
+from vlinders_kit import tracing
 from vlinders_kit.clock import Clock
 from vlinders_kit.errors import AppError
 from vlinders_kit.ids import new_id
@@ -127,7 +128,8 @@ class Generations:
             if not self._usage.writable:
                 raise CreditUnavailable
             ceiling = price.ceiling(ask.prompt_bound, ask.max_tokens)
-            hold = await self._credit.take(caller.tenant_id, ceiling)
+            with tracing.step("admission"):
+                hold = await self._credit.take(caller.tenant_id, ceiling)
         except AppError as error:
             measures.refused(error.reason)
             raise
@@ -139,6 +141,7 @@ class Generations:
         job.hold.settle(job.charge)
         record = job.record()
         measures.ended(record)
+        spans.ended(job, record)
         return self._usage.add(record)
 
     async def _whole(self, job: Job, wait: Wait) -> bytes:
@@ -157,6 +160,7 @@ class Generations:
             if wait.left:
                 job.tokens = used(body, ask)
                 raise ClientLeft
+            spans.heard(job, body)
             read_answer = OPERATIONS[job.operation].answer
             whole = read_answer(body, ask, _answer_id(job), int(job.started_at.timestamp()))
         except ClientLeft:
@@ -167,7 +171,7 @@ class Generations:
         except (AttemptFailed, BrokenAnswer) as broken:
             raise UpstreamFailed(model=ask.model.id, cause=str(broken)) from None
         job.token_came()
-        job.tokens = whole.tokens
+        job.tokens, job.finish_reason = whole.tokens, whole.finish_reason
         job.outcome = UsageRecorded.OUTCOME_COMPLETED
         return whole.body
 
@@ -185,7 +189,7 @@ class Generations:
         except AttemptFailed as failed:
             raise UpstreamFailed(model=job.ask.model.id, cause=failed.cause) from None
         finally:
-            job.tokens = events.tokens()
+            job.tokens, job.finish_reason = events.tokens(), events.finish_reason
             if not events.done:
                 response.close()
         self._router.let_go(response)
@@ -203,6 +207,7 @@ class Generations:
         try:
             while True:
                 data = await read(response, wait, self._timeouts.first_byte)
+                spans.heard(job, data)
                 out = events.feed(data) if data else events.end()
                 if out:
                     return _Streaming(attempt, response, events, out)

@@ -11,6 +11,8 @@ from vlinders.inference.v1.events_pb2 import UsageRecorded
 from vlinders_inference.leases import Hold
 from vlinders_inference.prices import NONE, Price, Tokens
 from vlinders_inference.requests import Ask
+from vlinders_kit import tracing
+from vlinders_kit.tracing import Span
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +37,12 @@ class Job:
     """Failed, until it is something better."""
     first_token: float = 0.0
     """When the first token came, on the clock of `began`; 0.0: none did."""
+    finish_reason: str = ""
+    """Why a whole answer ended, in OpenAI's words; embeddings have none."""
+    span: Span | None = field(default_factory=tracing.running)
+    """Of the request, where its trace is kept."""
+    asking: Span | None = None
+    """Of the attempt that is being made."""
 
     def token_came(self) -> None:
         if not self.first_token:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from vlinders.gpu_scheduler.v1.picks_pb2 import Target as Slot
-from vlinders_inference import measures
+from vlinders_inference import measures, spans
 from vlinders_inference.breakers import RetryBudget
 from vlinders_inference.connections import Disconnected, Response, Target, head_of
 from vlinders_inference.engines import PATHS, Attempt, AttemptFailed, Refused, Timeouts
 from vlinders_inference.errors import NoCapacity, UpstreamFailed, UpstreamRefused
 from vlinders_inference.jobs import Job
 from vlinders_inference.providers import Providers
-from vlinders_kit import logs
+from vlinders_kit import logs, tracing
 
 WORKER = "worker"
 """Who served, in the records of what own workers did."""
@@ -86,13 +86,17 @@ class Router:
             if failure is not None and not self._budget.retry():
                 break
             job.served_by = attempt.served_by
+            if job.span is not None:
+                spans.asking(job, attempt)
             try:
                 return await _tried(attempt, start)
             except Refused as refused:
+                spans.unanswered(job, f"status {refused.status}")
                 raise UpstreamRefused(
                     model=model.id, upstream_status=refused.status, upstream_code=refused.code
                 ) from None
             except AttemptFailed as failed:
+                spans.unanswered(job, failed.cause)
                 measures.attempt_failed(attempt.served_by)
                 log.warning(
                     "attempt_failed",
@@ -137,14 +141,15 @@ class Router:
             ask = job.ask
             job.picked = True
             try:
-                slot = await self._picker.pick(
-                    job.request_id,
-                    ask.model.worker_model or "",
-                    job.caller.tenant_id,
-                    input_tokens=ask.prompt_guess,
-                    output_tokens=ask.max_tokens,
-                    excluded=order.excluded,
-                )
+                with tracing.step("pick"):
+                    slot = await self._picker.pick(
+                        job.request_id,
+                        ask.model.worker_model or "",
+                        job.caller.tenant_id,
+                        input_tokens=ask.prompt_guess,
+                        output_tokens=ask.max_tokens,
+                        excluded=order.excluded,
+                    )
             except NoCapacity:
                 order.workers_left = 0
             else:

@@ -22,7 +22,7 @@ from vlinders.inference.v1.models_pb2_grpc import (
 from vlinders_inference.catalogue import Catalogue, Model
 from vlinders_inference.errors import UnknownOperation
 from vlinders_inference.generations import Generations
-from vlinders_kit import telemetry
+from vlinders_kit import tracing
 from vlinders_kit.callers import caller
 from vlinders_kit.ids import new_id
 from vlinders_kit.pipe import Exchange, PipeServer
@@ -85,9 +85,7 @@ class GenerationService(GenerationServiceServicer):
         if not opened.traceparent:
             await serve
             return
-        with telemetry.asked(opened.traceparent) as span:
-            span.update_name(opened.operation)
-            span.set_attribute("vlinders.request_id", opened.request_id)
+        with tracing.received(opened.traceparent, opened.operation):
             await serve
 
     async def _whole(self, operation: str, request: Message, answer: M) -> M:

@@ -43,6 +43,8 @@ class EventStream:
         """Events with something in them: each is a token or more."""
         self.finished = False
         """A reason to end was given: the answer is whole."""
+        self.finish_reason = ""
+        """That reason, in OpenAI's words."""
         self.done = False
         """The engine has said that nothing more comes."""
         self.broken: str | None = None
@@ -152,8 +154,8 @@ class EventStream:
             out.append(b"%s%s%s" % (self._open, encode(full), _close(choice)))
 
     def _finish(self, reason: str) -> bytes:
-        known = REASONS.get(reason, "stop").encode()
-        return b'%s{},"finish_reason":"%s"}]}\n\n' % (self._open, known)
+        self.finish_reason = known = REASONS.get(reason, "stop")
+        return b'%s{},"finish_reason":"%s"}]}\n\n' % (self._open, known.encode())
 
 
 def _close(choice: Choice) -> bytes:

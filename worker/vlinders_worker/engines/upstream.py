@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 import aiohttp
 import msgspec
 
+from vlinders_kit.tracing import outgoing
 from vlinders_worker.errors import EngineFailed, EngineRefused
 from vlinders_worker.meters import Body
 
@@ -51,7 +52,7 @@ class Upstream:
             self._response = await self._http.post(
                 self._url + path,
                 data=msgspec.json.encode(body),
-                headers={"content-type": "application/json", **self._headers},
+                headers={"content-type": "application/json", **self._headers, **dict(outgoing())},
                 timeout=self._timeout,
                 allow_redirects=False,  # the key is for this host and no other
             )

@@ -8,6 +8,7 @@ from vlinders.billing.v1 import usage_pb2 as pb
 from vlinders.billing.v1.usage_pb2_grpc import UsageServiceServicer
 from vlinders_billing import usage
 from vlinders_billing.models import UsageRecord
+from vlinders_kit import tracing
 from vlinders_kit.callers import caller
 from vlinders_kit.db import Database
 from vlinders_kit.messages import to_message
@@ -22,9 +23,13 @@ class UsageService(UsageServiceServicer):
         self, request: pb.ListUsageRecordsRequest, context: ServicerContext[Any, Any]
     ) -> pb.ListUsageRecordsResponse:
         request_id = request.request_id if request.HasField("request_id") else None
-        mine = usage.of_tenant(caller().tenant_id, request_id)
+        trace_id = request.trace_id if request.HasField("trace_id") else None
+        mine = usage.of_tenant(caller().tenant_id, request_id, trace_id)
         async with self.db.begin() as tx:
             records, page = await paged(tx, mine, request.page, by=UsageRecord.request_id)
-        return pb.ListUsageRecordsResponse(
-            records=[to_message(pb.UsageRecord, record) for record in records], page=page
-        )
+        return pb.ListUsageRecordsResponse(records=list(map(_shown, records)), page=page)
+
+
+def _shown(record: UsageRecord) -> pb.UsageRecord:
+    trace_id = record.trace_id or tracing.trace_of(record.request_id)
+    return to_message(pb.UsageRecord, record, trace_id=trace_id)
