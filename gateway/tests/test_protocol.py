@@ -2,6 +2,9 @@
 
 import asyncio
 import re
+from collections.abc import Iterable
+from itertools import repeat
+from typing import Any
 
 import pytest
 
@@ -9,7 +12,8 @@ from vlinders.auth.v1.accounts_pb2 import Account
 from vlinders.inference.v1.models_pb2 import ListModelsResponse
 from vlinders_gateway import protocol
 from vlinders_gateway.dialects import CANONICAL
-from vlinders_gateway.exchange import EVENTS, Exchange
+from vlinders_gateway.exchange import EVENTS
+from vlinders_gateway.hot import HotExchange
 from vlinders_gateway.operations import named
 from vlinders_gateway.testing import (
     Running,
@@ -149,81 +153,173 @@ async def test_requests_in_one_piece_are_answered_in_their_order(
     assert [int(code) for code in re.findall(rb"HTTP/1.1 (\d+)", answer)] == [200, 404]
 
 
+class Streams:
+    """Answers a hot route with `pieces`, in turns of the event loop, until the client leaves."""
+
+    def __init__(self, pieces: Iterable[bytes], pause: float = 0.0) -> None:
+        self.pieces = pieces
+        self.pause = pause
+        self.left = asyncio.Event()
+
+    def admit(self, exchange: HotExchange) -> None:
+        return None
+
+    def serve(self, exchange: HotExchange, body: bytes) -> None:
+        exchange.on_left = self.left.set
+        exchange.begin(200, EVENTS)
+        asyncio.get_running_loop().create_task(self._write(exchange))
+
+    async def _write(self, exchange: HotExchange) -> None:
+        for piece in self.pieces:
+            if exchange.left:
+                return
+            exchange.write(piece)
+            await asyncio.sleep(self.pause)
+        exchange.end()
+
+
+CHAT = named("CreateChatCompletion")
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
+
+
 class TestLeaving:
     """What a hot route learns of a client that leaves."""
 
-    @pytest.fixture
-    def told(self, running: Running) -> asyncio.Event:
-        """Has a hot route stream until the client leaves; set when it learns that it has."""
-        told = asyncio.Event()
-
-        async def stream(exchange: Exchange) -> None:
-            await exchange.body()
-            gone = asyncio.Event()
-            exchange.when_gone(gone.set)
-            await exchange.begin(200, EVENTS)
-            while not gone.is_set():
-                await exchange.write(b"data: {}\n\n")
-                await asyncio.sleep(0.01)
-            assert exchange.left
-            told.set()
-
-        chat = named("CreateChatCompletion")
-        running.edge.serve_hot(CANONICAL, chat, chat.place, stream)
-        return told
-
     @pytest.mark.parametrize("way", ["close", "abort"])
-    async def test_it_learns_at_once(self, running: Running, told: asyncio.Event, way: str) -> None:
+    async def test_it_learns_at_once(self, running: Running, way: str) -> None:
+        streams = Streams(repeat(b"data: {}\n\n"), pause=0.01)
+        running.edge.serve_hot(CANONICAL, CHAT, CHAT.place, streams)
         reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
-        writer.write(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
-        )
+        writer.write(POST)
         await reader.readuntil(b"data: {}")
         getattr(writer.transport, way)()
         async with asyncio.timeout(5):
-            await told.wait()
+            await streams.left.wait()
+        assert running.edge.running == 0
 
     async def test_one_that_stopped_reading_has_left(
-        self, running: Running, told: asyncio.Event, monkeypatch: pytest.MonkeyPatch
+        self, running: Running, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(protocol, "STALL_SECONDS", 0.2)
-
-        async def flood(exchange: Exchange) -> None:
-            await exchange.body()
-            exchange.when_gone(told.set)
-            await exchange.begin(200, EVENTS)
-            while not told.is_set():
-                await exchange.write(b"x" * 65536)
-                await asyncio.sleep(0)
-
-        chat = named("CreateChatCompletion")
-        running.edge.serve_hot(CANONICAL, chat, chat.place, flood)
+        streams = Streams(repeat(b"x" * 65536))
+        running.edge.serve_hot(CANONICAL, CHAT, CHAT.place, streams)
         _, writer = await asyncio.open_connection("127.0.0.1", running.port, limit=1024)
-        writer.write(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
-        )
+        writer.write(POST)
         async with asyncio.timeout(10):
-            await told.wait()
+            await streams.left.wait()
         writer.transport.abort()
 
+    async def test_one_that_leaves_while_it_is_asked_who_it_is_ends_the_asking(
+        self, running: Running
+    ) -> None:
+        asked, ended = asyncio.Event(), asyncio.Event()
 
-async def test_what_is_written_in_one_turn_or_in_many_arrives_whole_and_in_order(
-    running: Running,
-) -> None:
-    async def stream(exchange: Exchange) -> None:
-        await exchange.begin(200, EVENTS)
-        for number in range(2_000):
-            await exchange.write(b"data: %d\n\n" % number)
-            if number % 7 == 0:
-                await asyncio.sleep(0)
-            if number % 500 == 0:
-                await asyncio.sleep(0.01)
-        await exchange.end()
+        class Slow(Streams):
+            def admit(self, exchange: HotExchange) -> Any:
+                return self._ask()
 
-    chat = named("CreateChatCompletion")
-    running.edge.serve_hot(CANONICAL, chat, chat.place, stream)
+            async def _ask(self) -> None:
+                asked.set()
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    ended.set()
 
-    streams = await asyncio.gather(*(running.http.post(chat.place[5:]) for _ in range(20)))
+        running.edge.serve_hot(CANONICAL, CHAT, CHAT.place, Slow([]))
+        _, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(POST)
+        async with asyncio.timeout(5):
+            await asked.wait()
+            writer.transport.abort()
+            await ended.wait()
 
-    whole = "".join(f"data: {number}\n\n" for number in range(2_000))
-    assert all(answer.text == whole for answer in streams)
+
+class TestHotRoutes:
+    async def test_what_is_written_in_one_turn_or_in_many_arrives_whole_and_in_order(
+        self, running: Running
+    ) -> None:
+        pieces = [b"data: %d\n\n" % number for number in range(2_000)]
+        running.edge.serve_hot(CANONICAL, CHAT, CHAT.place, Streams(pieces))
+
+        asked = (running.http.post("/v1/chat/completions", content=b"{}") for _ in range(20))
+        answers = await asyncio.gather(*asked)
+
+        assert all(answer.content == b"".join(pieces) for answer in answers)
+
+    async def test_requests_in_one_piece_are_answered_in_their_order(
+        self, running: Running
+    ) -> None:
+        running.edge.serve_hot(CANONICAL, CHAT, CHAT.place, Streams([b"1", b"2"], pause=0.01))
+        other = b"GET /v1/nowhere HTTP/1.1\r\nHost: x\r\n\r\n"
+        last = POST.replace(b"Host: x", b"Host: x\r\nConnection: close")
+
+        answer = await told(running.port, POST + other + POST + last)
+
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"404", b"200", b"200"]
+        assert answer.count(b"1\r\n1\r\n1\r\n2\r\n0\r\n\r\n") == 3
+
+    async def test_a_client_of_http_1_0_is_told_the_end_by_the_connections(
+        self, running: Running
+    ) -> None:
+        running.edge.serve_hot(CANONICAL, CHAT, CHAT.place, Streams([b"one ", b"two"]))
+        head, _, body = (
+            await told(running.port, POST.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        ).partition(b"\r\n\r\n")
+        assert body == b"one two"
+        assert b"transfer-encoding" not in head
+
+    async def test_a_body_may_be_asked_for_first(self, running: Running) -> None:
+        running.edge.serve_hot(CANONICAL, CHAT, CHAT.place, Streams([b"yes"]))
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        head, body = POST[:-2].replace(b"Host", b"Expect: 100-continue\r\nHost"), POST[-2:]
+        writer.write(head)
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(body)
+        assert b"yes" in await reader.readuntil(b"0\r\n\r\n")
+        writer.close()
+
+    @pytest.mark.parametrize(
+        "path",
+        ["/v1/chat/%63ompletions", "/v1/chat/completions?x=1", "http://x/v1/chat/completions"],
+    )
+    async def test_another_spelling_of_its_address_is_the_same(
+        self, running: Running, path: str
+    ) -> None:
+        running.edge.serve_hot(CANONICAL, CHAT, CHAT.place, Streams([b"same"]))
+        asked = POST.replace(b"/v1/chat/completions", path.encode())
+        assert b"same" in await told(
+            running.port, asked.replace(b"Host", b"Connection: close\r\nHost")
+        )
+
+    async def test_an_encoded_slash_is_no_slash(self, running: Running) -> None:
+        running.edge.serve_hot(CANONICAL, CHAT, CHAT.place, Streams([b"same"]))
+        asked = POST.replace(b"/v1/chat/completions", b"/v1/chat%2Fcompletions")
+        assert_refused(await spoken(running.port, asked), 404, "not_found")
+
+    async def test_a_body_that_drips_is_ended_by_its_deadline(
+        self, running: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        running.edge.serve_hot(CANONICAL, CHAT, CHAT.place, Streams([b"never"]))
+        monkeypatch.setattr(running.edge.limits, "seconds", 0.2)
+        assert_refused(await spoken(running.port, POST[:-1]), 408, "invalid_request")
+        assert running.edge.limits.room == running.edge.limits.__class__.room
+
+    async def test_a_body_that_is_too_large_is_refused_and_its_room_given_back(
+        self, running: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        running.edge.serve_hot(CANONICAL, CHAT, CHAT.place, Streams([b"never"]))
+        monkeypatch.setattr(running.edge.limits, "most_bytes", 1000)
+        chunked = POST.replace(b"Content-Length: 2", b"Transfer-Encoding: chunked")[:-2]
+        large = chunked + b"5dc\r\n" + b" " * 1500 + b"\r\n"
+        assert_refused(await spoken(running.port, large), 413, "invalid_request")
+        assert running.edge.limits.room == running.edge.limits.__class__.room
+
+
+async def told(port: int, sent: bytes) -> bytes:
+    """All that comes back until the gateway closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(sent)
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    writer.close()
+    return answer

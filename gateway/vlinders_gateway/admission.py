@@ -30,11 +30,22 @@ class Admission:
         if operation.public:
             await self._count_address(exchange, writes=operation.writes)
             return ANONYMOUS
-        principal = await self._identify(exchange)
-        if operation.name not in principal.permitted:
-            require(operation.policy, principal.caller)
-            principal.permitted.add(operation.name)
-        return principal
+        return _permitted(await self._identify(exchange), operation)
+
+    def at_once(self, exchange: Exchange, operation: Operation) -> Principal | None:
+        """As `admit`, where nobody has to be asked; else None, and nothing has been counted."""
+        principal = self._identities.known(exchange.authorization)
+        if principal is None or operation.public:
+            return None
+        limit = self._rates.of_plan(principal.caller.plan)
+        if limit:
+            quota = self._limits.at_once(principal.bucket, limit)
+            if quota is None:
+                return None
+            exchange.caller = principal.caller
+            _apply(exchange, quota)
+        exchange.caller = principal.caller
+        return _permitted(principal, operation)
 
     async def count(self, exchange: Exchange) -> None:
         """Counts a request that is for no operation. Raises RateLimited."""
@@ -72,6 +83,14 @@ class Admission:
         name = f"public:{network_of(exchange.address)}" if writes else _stranger(exchange)
         if limit:
             _apply(exchange, await self._limits.take(name, limit))
+
+
+def _permitted(principal: Principal, operation: Operation) -> Principal:
+    """The principal. Raises NotPermitted."""
+    if operation.name not in principal.permitted:
+        require(operation.policy, principal.caller)
+        principal.permitted.add(operation.name)
+    return principal
 
 
 def _stranger(exchange: Exchange) -> str:

@@ -19,7 +19,7 @@ from vlinders_gateway.refusals import (
 )
 
 if TYPE_CHECKING:
-    from vlinders_gateway.exchange import Exchange
+    from vlinders_gateway.exchange import AsgiExchange
 
 WHOLE = "vlinders.whole"
 """In a scope: the body has come as a whole, reading it will not wait."""
@@ -49,7 +49,7 @@ class Limits:
     """Bytes that bodies which are still coming may hold together."""
 
 
-async def read(exchange: Exchange) -> bytes:
+async def read(exchange: AsgiExchange) -> bytes:
     """The body of `exchange`, whole. Nothing is waited for past the limits."""
     limits = exchange.bodies
     if exchange.content_length is not None and exchange.content_length > limits.most_bytes:
@@ -60,15 +60,22 @@ async def read(exchange: Exchange) -> bytes:
         body = await _gather(exchange)
     if len(body) > limits.most_bytes:
         raise BodyTooLarge(most_bytes=limits.most_bytes)
-    if body.count(b"[") + body.count(b"{") > limits.deepest:
-        deep = (
-            deeper_than(limits.deepest, body)
-            if len(body) <= _SMALL
-            else await asyncio.to_thread(deeper_than, limits.deepest, body)
-        )
-        if deep:
-            raise JsonTooDeep(most=limits.deepest)
+    if is_long(body):
+        await asyncio.to_thread(check_depth, body, limits.deepest)
+    else:
+        check_depth(body, limits.deepest)
     return bytes(body)
+
+
+def is_long(body: bytes) -> bool:
+    """Whether `check_depth` may take so long that it belongs in a thread."""
+    return len(body) > _SMALL
+
+
+def check_depth(body: bytes, deepest: int) -> None:
+    """Raises JsonTooDeep for a body that nests deeper."""
+    if body.count(b"[") + body.count(b"{") > deepest and deeper_than(deepest, body):
+        raise JsonTooDeep(most=deepest)
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -102,7 +109,7 @@ def deeper_than(deepest: int, body: bytes) -> bool:
     return False
 
 
-async def _gather(exchange: Exchange) -> bytearray:
+async def _gather(exchange: AsgiExchange) -> bytearray:
     """A body that comes in pieces, with a deadline that a sender's dripping does not move."""
     limits, held = exchange.bodies, bytearray()
     taken = 0
@@ -126,7 +133,7 @@ async def _gather(exchange: Exchange) -> bytearray:
         limits.room += taken
 
 
-async def _next(exchange: Exchange) -> dict[str, Any]:
+async def _next(exchange: AsgiExchange) -> dict[str, Any]:
     message = await exchange.receive()
     if message["type"] == "http.disconnect":
         raise ClientGone

@@ -12,11 +12,13 @@ from typing import Any
 from urllib.parse import unquote
 
 import grpc
+import httptools
 
 from vlinders_gateway import bodies
 from vlinders_gateway.bodies import ClientGone
 from vlinders_gateway.dialects import DIALECTS, Dialect
-from vlinders_gateway.exchange import Exchange, Header, Receive, Scope, Send
+from vlinders_gateway.exchange import AsgiExchange, Exchange, Header, Receive, Scope, Send
+from vlinders_gateway.hot import App, Hot
 from vlinders_gateway.operations import Operation
 from vlinders_gateway.refusals import (
     ContentEncoded,
@@ -30,8 +32,8 @@ from vlinders_kit.errors import AppError
 
 log = logs.get(__name__)
 
-App = Callable[[Exchange], Awaitable[None]]
-"""What answers an exchange: a hot route, or the app behind all others."""
+Rest = Callable[[AsgiExchange], Awaitable[None]]
+"""The app behind the hot routes."""
 
 _HOST = re.compile(rb"[A-Za-z0-9._\-]*(\[[0-9A-Fa-f:.]+\])?(:[0-9]{1,5})?")
 _METHODS = b"GET, POST, PUT, PATCH, DELETE, OPTIONS"
@@ -62,24 +64,15 @@ class Rules:
     """Whether requests are traced at all."""
 
 
-@dataclass(frozen=True)
-class Hot:
-    """A route that is dispatched before any framework."""
-
-    app: App
-    operation: Operation
-    dialect: Dialect
-    verb: str
-
-
 @dataclass
 class Edge:
     """The ASGI app that the server runs.
 
-    `hot` is filled by `serve_hot` before serving; all other paths go to `rest`.
+    `hot` is filled by `serve_hot` before serving, and never comes here: its connection answers it.
+    All other paths go to `rest`.
     """
 
-    rest: App
+    rest: Rest
     rules: Rules = field(default_factory=Rules)
     limits: bodies.Limits = field(default_factory=bodies.Limits)
     hot: dict[str, Hot] = field(default_factory=dict)
@@ -96,18 +89,34 @@ class Edge:
         for mount in dialect.mounts:
             self.hot[mount + path] = Hot(app, operation, dialect, verb)
 
+    def hot_at(self, url: bytes, method: bytes) -> Hot | None:
+        """The hot route that a request line asks for."""
+        hot = self.hot.get(url.decode("latin-1"))
+        if hot is None and (b"%" in url or b"?" in url or not url.startswith(b"/")):
+            hot = self.hot.get(_path_in(url))
+        return hot if hot is not None and hot.verb == method.decode("latin-1") else None
+
+    def enter(self, exchange: Exchange) -> None:
+        """A request has come. Raises what it is refused with; `leave` it in any case."""
+        self.running += 1
+        self._read_headers(exchange)
+        if self.running > self.rules.most_running:
+            raise Overloaded
+
+    def leave(self, exchange: Exchange) -> None:
+        """Its answer has ended, or nobody is there for it."""
+        self.running -= 1
+        self._note(exchange)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return  # neither lifespan nor WebSockets are served
-        hot = self.hot.get(scope["path"])
-        dialect = hot.dialect if hot is not None else _dialect_of(scope["path"])
-        exchange = Exchange(scope, receive, send, dialect, self.limits)
-        self.running += 1
+        exchange = AsgiExchange(scope, receive, send, _dialect_of(scope["path"]), self.limits)
         try:
-            self._read_headers(exchange)
+            self.enter(exchange)
             if exchange.span is not None:
                 exchange.span.enter()
-            await self._route(exchange, hot)
+            await self._route(exchange)
         except (AppError, grpc.aio.AioRpcError) as error:
             await self._refuse(exchange, error)
         except ClientGone:
@@ -116,24 +125,17 @@ class Edge:
             log.error("request_failed", request_id=exchange.id, exc_info=error)
             await self._refuse(exchange, InternalFault())
         finally:
-            self.running -= 1
-            self._note(exchange)
+            self.leave(exchange)
 
-    async def _route(self, exchange: Exchange, hot: Hot | None) -> None:
+    async def _route(self, exchange: AsgiExchange) -> None:
         if exchange.scope["method"] == "OPTIONS":
             await self._preflight(exchange)
-            return
-        if self.running > self.rules.most_running:
-            raise Overloaded
-        if hot is None or exchange.scope["method"] != hot.verb:
-            await self.rest(exchange)
         else:
-            exchange.operation = hot.operation
-            await hot.app(exchange)
+            await self.rest(exchange)
         if not exchange.status and not exchange.left:
             raise RuntimeError("the request was not answered")
 
-    async def _refuse(self, exchange: Exchange, error: AppError | grpc.aio.AioRpcError) -> None:
+    async def _refuse(self, exchange: AsgiExchange, error: AppError | grpc.aio.AioRpcError) -> None:
         if exchange.status:
             log.error("answer_cut_short", request_id=exchange.id, exc_info=error)
         else:
@@ -183,7 +185,7 @@ class Edge:
         address = _address(peer)
         return address is not None and any(address in network for network in self._trusted)
 
-    async def _preflight(self, exchange: Exchange) -> None:
+    async def _preflight(self, exchange: AsgiExchange) -> None:
         headers: list[Header] = [(b"content-length", b"0")]
         if exchange.origin is not None:
             headers += [
@@ -191,9 +193,7 @@ class Edge:
                 (b"access-control-allow-headers", b"Authorization, Content-Type"),
                 (b"access-control-max-age", b"600"),
             ]
-        start = {"type": "http.response.start", "status": 204, "headers": headers}
-        await exchange.send(start)
-        await exchange.end()
+        await exchange.send_whole(204, headers, b"")
 
     def _note(self, exchange: Exchange) -> None:
         name = exchange.operation.name if exchange.operation is not None else "none"
@@ -221,6 +221,14 @@ def path_of(raw: bytes) -> str:
         unquote(segment).replace("%", "%25").replace("/", "%2F")
         for segment in raw.decode("latin-1").split("/")
     )
+
+
+def _path_in(url: bytes) -> str:
+    """The path that a request line names, as `path_of`; empty where it names none."""
+    try:
+        return path_of(httptools.parse_url(url).path or b"")
+    except httptools.HttpParserError:
+        return ""
 
 
 def _dialect_of(path: str) -> Dialect:

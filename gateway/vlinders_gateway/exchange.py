@@ -1,7 +1,7 @@
 """One HTTP request at the edge, and its answer: what the edge and all that answer share."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Protocol
@@ -15,11 +15,8 @@ from vlinders_gateway.dialects import Dialect, Meta
 from vlinders_gateway.failures import Refusal, refusal_of
 from vlinders_gateway.operations import Operation
 from vlinders_kit.errors import AppError, Failure, Violation
-from vlinders_kit.ids import spell, uuid7
+from vlinders_kit.ids import new_id
 from vlinders_kit.tracing import Span
-
-CONNECTION = "vlinders.connection"
-"""In a scope: the connection that the request came on."""
 
 JSON = b"application/json"
 EVENTS = b"text/event-stream"
@@ -58,25 +55,17 @@ class Quota:
         ]
 
 
+def request_id() -> str:
+    return new_id("req", random=_chance)
+
+
 class Exchange:
-    """One request and its answer.
+    """What is known of one request, and how its answers read.
 
-    For a hot route, this is all of the API:
-
-        body = await exchange.body()                     # whole, within size, time and depth
-        await exchange.answer(200, some_bytes)           # or, for a stream:
-        await exchange.begin(200, EVENTS)
-        await exchange.write(chunk)                      # waits while the client does not read
-        await exchange.end()
-        exchange.when_gone(cancel)                       # called if the client leaves before that
-
-    Raise an AppError, or an AioRpcError as it came, before `begin`: the edge answers it in the
-    dialect. `X-Request-Id`, `X-RateLimit-*` (once `quota` is set) and CORS are added by themselves.
+    `hot.HotExchange` answers on the connection itself; `AsgiExchange` through a framework.
     """
 
     __slots__ = (
-        "_receive",
-        "_send",
         "address",
         "authorization",
         "began",
@@ -84,8 +73,6 @@ class Exchange:
         "caller",
         "content_length",
         "dialect",
-        "ended",
-        "failed",
         "id",
         "left",
         "operation",
@@ -97,13 +84,11 @@ class Exchange:
         "traceparent",
     )
 
-    def __init__(
-        self, scope: Scope, receive: Receive, send: Send, dialect: Dialect, limits: bodies.Limits
-    ) -> None:
+    def __init__(self, scope: Scope, dialect: Dialect, limits: bodies.Limits) -> None:
         self.scope = scope
         self.dialect = dialect
         self.bodies = limits
-        self.id = spell("req", uuid7(random=_chance))
+        self.id = request_id()
         self.began = time.perf_counter()
         self.address = ""
         """The client's, as far as trusted proxies tell it."""
@@ -120,29 +105,8 @@ class Exchange:
         self.quota: Quota | None = None
         self.status = 0
         """HTTP status of the answer; 0 until it begins."""
-        self.ended = False
-        self.failed: Exception | None = None
-        """What went wrong where it could not be raised."""
         self.left = False
         """The client has left."""
-        self._receive = receive
-        self._send = send
-
-    async def receive(self) -> dict[str, Any]:
-        """ASGI's `receive`."""
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            self.left = True
-        return message
-
-    async def send(self, message: dict[str, Any]) -> None:
-        """ASGI's `send`; the head of the answer gets the headers that every answer has."""
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), *self.headers()]
-        elif not message.get("more_body", False):
-            self.ended = True
-        await self._send(message)
 
     def headers(self) -> list[Header]:
         """What every answer to this request carries."""
@@ -156,57 +120,6 @@ class Exchange:
                 (b"vary", b"Origin"),
             ]
         return found
-
-    async def body(self) -> bytes:
-        """The whole body; raises BodyTooLarge, RequestTimeout, JsonTooDeep, or ClientGone."""
-        return await bodies.read(self)
-
-    async def answer(
-        self,
-        status: int,
-        body: bytes,
-        content_type: bytes = JSON,
-        *,
-        headers: Iterable[Header] = (),
-    ) -> None:
-        """The whole answer at once."""
-        length = (b"content-length", b"%d" % len(body))
-        await self.begin(status, content_type, headers=[length, *headers])
-        await self.end(body)
-
-    async def begin(
-        self, status: int, content_type: bytes, *, headers: Sequence[Header] = ()
-    ) -> None:
-        """The head of the answer."""
-        told = [(b"content-type", content_type), *headers]
-        if content_type == EVENTS:
-            told.append((b"cache-control", b"no-cache"))
-        await self.send({"type": "http.response.start", "status": status, "headers": told})
-
-    async def write(self, data: bytes) -> None:
-        """Bytes of the answer; waits while the client is slow, does nothing when it has left."""
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
-
-    async def end(self, data: bytes = b"") -> None:
-        """The last bytes of the answer."""
-        await self.send({"type": "http.response.body", "body": data, "more_body": False})
-
-    def when_gone(self, told: Callable[[], None]) -> None:
-        """Calls `told` once if the client leaves before the answer has ended. Call after `body`."""
-
-        def leave() -> None:
-            self.left = True
-            told()
-
-        connection = self.scope.get(CONNECTION)
-        if connection is not None:
-            connection.when_gone(leave)
-
-    async def refuse(self, error: AppError | grpc.aio.AioRpcError | Failure) -> None:
-        """Answers with a failure, in the dialect's words."""
-        status, headers, body = self.told(error)
-        await self.send({"type": "http.response.start", "status": status, "headers": headers})
-        await self.end(body)
 
     def told(
         self, error: AppError | grpc.aio.AioRpcError | Failure
@@ -249,6 +162,60 @@ class Exchange:
     def seconds(self) -> float:
         """Since the request began."""
         return time.perf_counter() - self.began
+
+
+class AsgiExchange(Exchange):
+    """An exchange that is answered through ASGI.
+
+        body = await exchange.body()                     # whole, within size, time and depth
+        await exchange.answer(200, some_bytes)
+
+    Raise an AppError, or an AioRpcError as it came, before that: the edge answers it in the
+    dialect. `X-Request-Id`, `X-RateLimit-*` (once `quota` is set) and CORS are added by themselves.
+    """
+
+    __slots__ = ("_receive", "_send", "failed")
+
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, dialect: Dialect, limits: bodies.Limits
+    ) -> None:
+        super().__init__(scope, dialect, limits)
+        self.failed: Exception | None = None
+        """What went wrong where it could not be raised."""
+        self._receive = receive
+        self._send = send
+
+    async def receive(self) -> dict[str, Any]:
+        """ASGI's `receive`."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self.left = True
+        return message
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """ASGI's `send`; the head of the answer gets the headers that every answer has."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), *self.headers()]
+        await self._send(message)
+
+    async def body(self) -> bytes:
+        """The whole body; raises BodyTooLarge, RequestTimeout, JsonTooDeep, or ClientGone."""
+        return await bodies.read(self)
+
+    async def answer(self, status: int, body: bytes, headers: Iterable[Header] = ()) -> None:
+        """The whole answer, as JSON."""
+        length = (b"content-length", b"%d" % len(body))
+        await self.send_whole(status, [(b"content-type", JSON), length, *headers], body)
+
+    async def refuse(self, error: AppError | grpc.aio.AioRpcError | Failure) -> None:
+        """Answers with a failure, in the dialect's words."""
+        await self.send_whole(*self.told(error))
+
+    async def send_whole(self, status: int, headers: list[Header], body: bytes) -> None:
+        """The answer in one go."""
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 _chance = Random().randbytes

@@ -21,7 +21,7 @@ from vlinders_kit.bus import Bus, open_bus
 from vlinders_kit.callers import Identity
 from vlinders_kit.ids import new_id
 from vlinders_kit.pipe import PipePool
-from vlinders_kit.process import run
+from vlinders_kit.process import run, spare_collections
 from vlinders_kit.rpc import connect
 
 NAME = "vlinders.gateway"
@@ -135,6 +135,7 @@ async def main(settings: GatewaySettings) -> None:
                 listener = listen(settings.metrics_host, settings.metrics_port, shared=False)
                 beside.append(group.create_task(InternalServer(internal, listener).run()))
             serving = group.create_task(public.run())
+            spare_collections()
             log.info("serving", address=f"{settings.host}:{settings.port}")
             await told.wait()
             log.info("draining", running=gateway.edge.running)

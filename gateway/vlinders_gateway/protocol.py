@@ -15,7 +15,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from vlinders_gateway.bodies import WHOLE
-from vlinders_gateway.exchange import CONNECTION
+from vlinders_gateway.edge import Edge
+from vlinders_gateway.hot import Hot, HotExchange
 from vlinders_gateway.refusals import HeadersTooLarge, MalformedRequest, RequestTimeout
 from vlinders_kit.errors import AppError
 
@@ -88,6 +89,7 @@ class Coalescing:
 class EdgeProtocol(HttpToolsProtocol):
     """A connection. Subclassed by `protocol` for what a process needs of it."""
 
+    edge: Edge
     refuse: Refuse
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -98,20 +100,13 @@ class EdgeProtocol(HttpToolsProtocol):
         self._deadline = self.loop.time() + HEAD_SECONDS
         self._stalls_at = math.inf
         self._over = False
-        self._when_gone: Callable[[], None] | None = None
+        self._hot: HotExchange | None = None
+        """What is being answered, if that is of a hot route."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        told, self._when_gone = self._when_gone, None
-        if told is not None:
-            told()
-
-    def when_gone(self, told: Callable[[], None]) -> None:
-        """Calls `told` if the client leaves before the answer that is being given has ended."""
-        if self.cycle.disconnected:
-            told()
-        else:
-            self._when_gone = told
+        if self._hot is not None:
+            self._hot.gone()
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -145,22 +140,73 @@ class EdgeProtocol(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = 0
         self._deadline = math.inf  # the body's is the exchange's to keep
-        self.scope[CONNECTION] = self  # type: ignore[literal-required]
-        super().on_headers_complete()
+        hot = self.edge.hot_at(self.url, self.parser.get_method())
+        if hot is None:
+            super().on_headers_complete()
+        else:
+            self._open_hot(hot)
+
+    def on_body(self, body: bytes) -> None:
+        if isinstance(self.cycle, HotExchange):
+            self.cycle.feed(body)
+        else:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self.scope[WHOLE] = True  # type: ignore[literal-required]
+        self._deadline = math.inf
         if self.cycle is not None and self.cycle.response_complete:
-            self._deadline = math.inf
-        super().on_message_complete()
+            self._keep()
+        if isinstance(self.cycle, HotExchange):
+            self.cycle.fed()
+        else:
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        self._when_gone = None
-        super().on_response_complete()
+        """As uvicorn's, but that the sweep ends connections that are kept for nothing."""
+        self._hot = None
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
         if WHOLE not in self.scope:
             self._deadline = self.loop.time() + LINGER_SECONDS
+        elif not (self._in_head or self.pipeline):
+            self._keep()
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+
+    def _keep(self) -> None:
+        """Nothing is being asked or answered."""
+        self._idle = True
+        self._deadline = self.loop.time() + self.timeout_keep_alive
+
+    def _open_hot(self, hot: Hot) -> None:
+        """As uvicorn begins a cycle, for a route that is answered without it."""
+        version = self.parser.get_http_version()
+        scope: Any = self.scope
+        scope["method"] = hot.verb
+        scope["http_version"] = version
+        kept = version != "1.0" and self.parser.should_keep_alive()
+        exchange: Any = HotExchange(hot, scope, self.edge, self, keep_alive=kept)
+        before, self.cycle = self.cycle, exchange
+        if before is None or before.response_complete:
+            self._start_hot(exchange)
         else:
-            self._idle = not self._in_head
+            self.flow.pause_reading()
+            self.pipeline.appendleft((exchange, self.app))
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        if isinstance(cycle, HotExchange):
+            self._start_hot(cycle)
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _start_hot(self, exchange: HotExchange) -> None:
+        self._hot = exchange
+        if exchange.more_body:
+            self._deadline = self.loop.time() + exchange.bodies.seconds
+        exchange.start()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -169,6 +215,8 @@ class EdgeProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._stalls_at = math.inf
+        if self._hot is not None and self._hot.on_resumed is not None:
+            self._hot.on_resumed()
 
     def sweep(self, now: float) -> None:
         """Ends the connection if its time is up."""
@@ -178,6 +226,8 @@ class EdgeProtocol(HttpToolsProtocol):
             self._deadline = math.inf
             if self._in_head and self._head_bytes and not self._over:
                 self._end_with(RequestTimeout())
+            elif self._hot is not None:
+                self._hot.late()
             else:
                 self.transport.close()
 
@@ -199,11 +249,13 @@ class EdgeProtocol(HttpToolsProtocol):
         self.transport.write(type(self).refuse(error))
         self.transport.write_eof()
         self._deadline = self.loop.time() + FAREWELL_SECONDS
+        if self._hot is not None:
+            self._hot.gone()
 
 
-def protocol(refuse: Refuse) -> type[EdgeProtocol]:
-    """The class of connections whose unreadable requests are answered by `refuse`."""
-    return type("Connection", (EdgeProtocol,), {"refuse": staticmethod(refuse)})
+def protocol(edge: Edge, refuse: Refuse) -> type[EdgeProtocol]:
+    """The class of connections to `edge`, whose unreadable requests are answered by `refuse`."""
+    return type("Connection", (EdgeProtocol,), {"edge": edge, "refuse": staticmethod(refuse)})
 
 
 async def sweep(state: ServerState) -> None:

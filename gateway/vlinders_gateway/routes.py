@@ -19,8 +19,8 @@ from vlinders.api.v1.options_pb2 import Page
 from vlinders_gateway import bodies
 from vlinders_gateway.admission import Admission
 from vlinders_gateway.dialects import DIALECTS, Dialect
-from vlinders_gateway.edge import App, path_of
-from vlinders_gateway.exchange import Exchange, encode
+from vlinders_gateway.edge import Rest, path_of
+from vlinders_gateway.exchange import AsgiExchange, encode
 from vlinders_gateway.operations import Operation
 from vlinders_gateway.refusals import MalformedRequest, MethodNotAllowed, RouteNotFound
 from vlinders_kit.callers import Identity
@@ -61,10 +61,10 @@ def assemble(
     return app
 
 
-def behind(app: ASGIApp) -> App:
+def behind(app: ASGIApp) -> Rest:
     """`app` as the edge calls it: what fails in it is raised, not told in a framework's words."""
 
-    async def serve(exchange: Exchange) -> None:
+    async def serve(exchange: AsgiExchange) -> None:
         scope = exchange.scope
         scope[_EXCHANGE] = exchange
         if b"%" in scope["raw_path"]:
@@ -76,9 +76,9 @@ def behind(app: ASGIApp) -> App:
     return serve
 
 
-def exchange_of(scope: Scope) -> Exchange:
+def exchange_of(scope: Scope) -> AsgiExchange:
     """The exchange of a request that came through `behind`."""
-    found: Exchange = scope[_EXCHANGE]
+    found: AsgiExchange = scope[_EXCHANGE]
     return found
 
 
@@ -97,7 +97,7 @@ class Call:
             response_deserializer=operation.response.FromString,
         )
 
-    async def __call__(self, request: Message, exchange: Exchange, caller: Caller) -> Message:
+    async def __call__(self, request: Message, exchange: AsgiExchange, caller: Caller) -> Message:
         shown = Caller()
         shown.CopyFrom(caller)
         shown.request_id = exchange.id
@@ -135,7 +135,7 @@ class Endpoint:
         await exchange.answer(self._operation.success, body)
 
     async def _read(
-        self, exchange: Exchange, path: Mapping[str, str]
+        self, exchange: AsgiExchange, path: Mapping[str, str]
     ) -> tuple[Message, Page | None]:
         """The request, and the page that it asks for. Every fault of it is told at once."""
         operation, codec = self._operation, self._dialect.codec
@@ -178,7 +178,7 @@ class Endpoint:
                 chosen.setdefault(word, value)
         return chosen
 
-    def _told(self, answer: Any, page: Page | None, exchange: Exchange) -> Any:
+    def _told(self, answer: Any, page: Page | None, exchange: AsgiExchange) -> Any:
         dialect, operation = self._dialect, self._operation
         if page is not None and operation.items is not None:
             rows = getattr(answer, operation.items.name)
@@ -207,7 +207,7 @@ def _faultless(faults: list[Violation], step: Callable[[], Any]) -> Any:
         return None
 
 
-def _query(exchange: Exchange) -> dict[str, str]:
+def _query(exchange: AsgiExchange) -> dict[str, str]:
     try:
         text = exchange.scope["query_string"].decode("ascii")
         pairs = parse_qsl(

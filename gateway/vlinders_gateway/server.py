@@ -44,7 +44,7 @@ class PublicServer:
         self._edge = edge
         self._listener = listener
         self._server = Server(
-            _config(edge, http=protocol(self._refuse), drain=int(drain.total_seconds()))
+            _config(edge, http=protocol(edge, self._refuse), drain=int(drain.total_seconds()))
         )
 
     @property
@@ -65,7 +65,7 @@ class PublicServer:
 
     def _refuse(self, error: AppError) -> bytes:
         """The answer to what is no request: there is no path yet, so it is the canonical one's."""
-        exchange = Exchange({}, _nothing, _nowhere, CANONICAL, self._edge.limits)
+        exchange = Exchange({}, CANONICAL, self._edge.limits)
         status, head, body = exchange.told(error)
         lines = [b"HTTP/1.1 %d \r\n" % status, b"connection: close\r\n"]
         lines += [b"%s: %s\r\n" % header for header in (*head, *exchange.headers())]
@@ -112,11 +112,3 @@ def _config(app: Edge | Internal, *, http: object, drain: int) -> uvicorn.Config
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=drain,
     )
-
-
-async def _nothing() -> dict[str, object]:
-    return {"type": "http.disconnect"}
-
-
-async def _nowhere(message: dict[str, object]) -> None:
-    return

@@ -1,14 +1,25 @@
 """The hot path: chat completions and embeddings as bytes, over the pipe to inference."""
 
+from collections.abc import Coroutine
+from typing import Any
+
 from vlinders.api.v1.pipe_pb2 import PipeOpen
 from vlinders_gateway.admission import Admission
-from vlinders_gateway.bodies import ClientGone
 from vlinders_gateway.dialects import DIALECTS
 from vlinders_gateway.edge import Edge
-from vlinders_gateway.exchange import EVENTS, JSON, Exchange
+from vlinders_gateway.exchange import EVENTS, request_id
+from vlinders_gateway.hot import HotExchange
 from vlinders_gateway.operations import Operation
-from vlinders_kit.errors import failure_of
-from vlinders_kit.pipe import PipeExchange, PipeFailed, PipeLost, PipePool
+from vlinders_kit import logs
+from vlinders_kit.errors import Failure, failure_of
+from vlinders_kit.pipe import NoReplica, PipeExchange, PipeLost, PipePool
+
+log = logs.get(__name__)
+
+_STREAM = EVENTS.decode()
+
+_TRIES = 2
+"""Replicas that a request may be given to, where the first is lost before it has answered."""
 
 
 def serve_on(edge: Edge, admission: Admission, pool: PipePool, *, deadline: float) -> None:
@@ -34,61 +45,118 @@ class Piped:
         self._pool = pool
         self._deadline_ms = deadline_ms
 
-    async def __call__(self, exchange: Exchange) -> None:
-        principal = await self._admission.admit(exchange, self._operation)
+    def admit(self, exchange: HotExchange) -> Coroutine[Any, Any, None] | None:
+        exchange.principal = self._admission.at_once(exchange, self._operation)
+        return None if exchange.principal is not None else self._admit(exchange)
+
+    async def _admit(self, exchange: HotExchange) -> None:
+        exchange.principal = await self._admission.admit(exchange, self._operation)
+
+    def serve(self, exchange: HotExchange, body: bytes) -> None:
+        assert exchange.principal is not None
         request = PipeOpen(
             request_id=exchange.id,
             operation=self._operation.name,
-            caller=principal.wire,
-            body=await exchange.body(),
+            caller=exchange.principal.wire,
+            body=body,
             deadline_ms=self._deadline_ms,
             traceparent=exchange.traceparent,
         )
-        first, running = self._pool.open(request)
+        Relay(exchange, self._pool, request)
+
+
+class Relay:
+    """Passes an answer from the pipe to the client; the receiver of its exchange.
+
+    A client that leaves cancels it; one that does not read gets no more room in the window.
+    """
+
+    __slots__ = (
+        "_ended",
+        "_exchange",
+        "_failure",
+        "_pieces",
+        "_pool",
+        "_request",
+        "_running",
+        "_streams",
+        "_tries",
+        "_untaken",
+    )
+
+    def __init__(self, exchange: HotExchange, pool: PipePool, request: PipeOpen) -> None:
+        self._exchange = exchange
+        self._pool = pool
+        self._request = request
+        self._pieces: list[bytes] = []
+        self._streams = False
+        self._ended = False
+        self._failure: Failure | None = None
+        self._untaken = 0
+        self._tries = 1
+        self._running: PipeExchange = pool.open(request, self)
+        exchange.on_left = self._cancel
+        exchange.on_resumed = self._resume
+
+    def begin(self, content_type: str) -> None:
+        if content_type == _STREAM:
+            self._streams = True
+            self._exchange.begin(200, EVENTS)
+
+    def take(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        if not self._streams:
+            self._running.took(len(piece))  # an answer that is not streamed is kept until whole
+
+    def end(self, failure: Failure | None) -> None:
+        self._ended = True
+        self._failure = failure
+
+    def lose(self) -> None:
+        """The replica is gone. What has answered nothing yet is asked of another, once."""
+        exchange, request = self._exchange, self._request
+        if exchange.left:
+            return
+        if self._streams or self._tries == _TRIES:
+            self.end(failure_of(PipeLost()))
+            self.flush()
+            return
+        # What the replica had begun it settles under the id that it knows: this is a new request.
+        exchange.id = request_id()
+        log.warning("asked_again", request_id=exchange.id, instead_of=request.request_id)
+        request.request_id = exchange.id
+        self._pieces.clear()
+        self._tries += 1
         try:
-            await _answer(exchange, running)
-        except PipeLost:
-            if exchange.left:
-                raise ClientGone from None
-            if exchange.status:
-                raise
-            # The replica is gone and has answered nothing. What it had begun it settles by itself
-            # under the same request id, so the client pays once whichever of the two is charged.
-            _, running = self._pool.open(request, but=first)
-            await _answer(exchange, running)
+            self._running = self._pool.open(request, self, but=self._running.replica)
+        except NoReplica as error:
+            exchange.refuse(error)
 
-
-async def _answer(exchange: Exchange, running: PipeExchange) -> None:
-    """Passes the answer on; a client that leaves meanwhile cancels it."""
-    exchange.when_gone(running.cancel)
-    try:
-        head = await running.head()
-        if head.content_type == EVENTS.decode():
-            await _stream(exchange, running)
-        else:
-            await exchange.answer(200, await _whole(running), JSON)
-    except PipeFailed as refused:
+    def flush(self) -> None:
+        exchange, pieces = self._exchange, self._pieces
         if exchange.left:
-            raise ClientGone from None
-        await exchange.refuse(refused.failure)
+            return
+        if self._streams:
+            if pieces:
+                self._pieces = []
+                data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                exchange.write(data)
+                self._untaken += len(data)
+                if not exchange.paused:
+                    self._resume()
+            if self._ended:
+                if self._failure is not None:
+                    exchange.write(exchange.event(self._failure))
+                exchange.end()
+        elif self._ended:
+            if self._failure is not None:
+                exchange.refuse(self._failure)
+            else:
+                exchange.answer(200, b"".join(pieces))
 
+    def _resume(self) -> None:
+        size, self._untaken = self._untaken, 0
+        self._running.took(size)
 
-async def _stream(exchange: Exchange, running: PipeExchange) -> None:
-    """Bytes as they come. A stream that breaks says so in its last event, and has no [DONE]."""
-    await exchange.begin(200, EVENTS)
-    try:
-        while data := await running.data():
-            await exchange.write(data)
-    except (PipeFailed, PipeLost) as broken:
-        if exchange.left:
-            raise ClientGone from None
-        failure = broken.failure if isinstance(broken, PipeFailed) else failure_of(broken)
-        await exchange.write(exchange.event(failure))
-    await exchange.end()
-
-
-async def _whole(running: PipeExchange) -> bytes:
-    pieces = []
-    while piece := await running.data():
-        pieces.append(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    def _cancel(self) -> None:
+        self._running.cancel()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -15,9 +16,10 @@ from vlinders.inference.v1.generations_pb2_grpc import (
 )
 from vlinders_kit.callers import CallerKey, Identity
 from vlinders_kit.errors import NotFound, invalid
-from vlinders_kit.pipe import Exchange, PipeExchange, PipeFailed, PipeLost, PipePool, PipeServer
+from vlinders_kit.pipe import Exchange, PipeLost, PipePool, PipeServer
 from vlinders_kit.pipe.client import WINDOW
 from vlinders_kit.rpc import Guard, connect
+from vlinders_kit.testing import Awaited, PipeFailed
 
 pytestmark = pytest.mark.anyio
 
@@ -85,12 +87,8 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def whole(exchange: PipeExchange) -> bytes:
-    await exchange.head()
-    pieces = []
-    while piece := await exchange.data():
-        pieces.append(piece)
-    return b"".join(pieces)
+def ask(pool: PipePool, body: bytes = b"", **over: Any) -> Awaited:
+    return Awaited(pool.open, PipeOpen(body=body, **over))
 
 
 async def echo(exchange: Exchange) -> None:
@@ -101,16 +99,14 @@ async def echo(exchange: Exchange) -> None:
 async def test_requests_share_a_stream_and_get_their_own_answers() -> None:
     async with serving(echo) as replica, connected(replica) as pool:
         bodies = [b"%d" % number * 100 for number in range(200)]
-        answers = await asyncio.gather(
-            *(whole(pool.open(PipeOpen(body=body))[1]) for body in bodies)
-        )
+        answers = await asyncio.gather(*(ask(pool, body).whole() for body in bodies))
     assert answers == bodies
 
 
 async def test_an_answer_larger_than_the_window_arrives_whole() -> None:
     async with serving(echo) as replica, connected(replica) as pool:
         body = bytes(range(256)) * 12_000
-        assert await whole(pool.open(PipeOpen(body=body))[1]) == body
+        assert await ask(pool, body).whole() == body
 
 
 async def test_a_slow_reader_stops_its_own_exchange_and_nobody_elses() -> None:
@@ -127,11 +123,11 @@ async def test_a_slow_reader_stops_its_own_exchange_and_nobody_elses() -> None:
             sent += 1024
 
     async with serving(pour) as replica, connected(replica) as pool:
-        slow = pool.open(PipeOpen())[1]
+        slow = ask(pool)
         await slow.head()
         await until(lambda: sent >= WINDOW - 1024)
         for _ in range(20):
-            assert await whole(pool.open(PipeOpen(body=b"quick"))[1]) == b"quick"
+            assert await ask(pool, b"quick").whole() == b"quick"
         assert sent <= WINDOW
         slow.cancel()
 
@@ -147,7 +143,7 @@ async def test_a_client_that_leaves_is_heard_and_the_handler_goes_on_to_settle()
         settled.set()
 
     async with serving(work) as replica, connected(replica) as pool:
-        exchange = pool.open(PipeOpen())[1]
+        exchange = ask(pool)
         assert await exchange.data() == b"first"
         exchange.cancel()
         async with asyncio.timeout(10):
@@ -166,7 +162,7 @@ async def test_a_lost_gateway_cancels_what_it_had_open() -> None:
 
     async with serving(work) as replica:
         async with connected(replica) as pool:
-            await pool.open(PipeOpen())[1].head()
+            await ask(pool).head()
         async with asyncio.timeout(10):
             await cancelled.wait()
 
@@ -179,9 +175,9 @@ async def test_a_refusal_comes_with_its_reason_and_its_fields() -> None:
 
     async with serving(refuse) as replica, connected(replica) as pool:
         with pytest.raises(PipeFailed) as missing:
-            await pool.open(PipeOpen())[1].head()
+            await ask(pool).head()
         with pytest.raises(PipeFailed) as wrong:
-            await pool.open(PipeOpen(body=b"x"))[1].head()
+            await ask(pool, b"x").head()
     assert missing.value.failure.reason == "MODEL_NOT_FOUND"
     assert missing.value.failure.facts == {"model": "gpt-x"}
     assert [row.field for row in wrong.value.failure.violations] == ["messages[0].role"]
@@ -194,7 +190,7 @@ async def test_a_failure_after_the_head_comes_after_what_was_sent() -> None:
         raise RuntimeError("a bug with a secret in its text")
 
     async with serving(break_off) as replica, connected(replica) as pool:
-        exchange = pool.open(PipeOpen())[1]
+        exchange = ask(pool)
         assert await exchange.data() == b"half"
         with pytest.raises(PipeFailed) as broken:
             await exchange.data()
@@ -208,7 +204,7 @@ async def test_what_passes_its_deadline_ends_with_it() -> None:
 
     async with serving(linger) as replica, connected(replica) as pool:
         with pytest.raises(PipeFailed) as late:
-            await pool.open(PipeOpen(deadline_ms=20))[1].head()
+            await ask(pool, deadline_ms=20).head()
     assert late.value.failure.reason == "REQUEST_TOOK_TOO_LONG"
 
 
@@ -220,9 +216,9 @@ async def test_more_than_a_replica_takes_is_refused_at_once() -> None:
 
     async with serving(linger, most=2) as replica, connected(replica) as pool:
         for _ in range(2):
-            pool.open(PipeOpen())
+            ask(pool)
         with pytest.raises(PipeFailed) as refused:
-            await pool.open(PipeOpen())[1].head()
+            await ask(pool).head()
         gate.set()
     assert refused.value.failure.reason == "TOO_MANY_REQUESTS_IN_FLIGHT"
     assert refused.value.failure.retry_after is not None
@@ -234,14 +230,14 @@ async def test_a_replica_that_dies_loses_its_exchanges_and_the_other_serves_on()
         await exchange.until_cancelled()
 
     async with serving(linger) as doomed, serving(echo) as other, connected(doomed, other) as pool:
-        opened = [pool.open(PipeOpen(body=b"x")) for _ in range(4)]
-        lost = [ex for client, ex in opened if client.address == doomed.address]
+        opened = [ask(pool, b"x") for _ in range(4)]
+        lost = [exchange for exchange in opened if exchange.address == doomed.address]
         assert lost
         await doomed.server.stop(0)
         for exchange in lost:
             with pytest.raises(PipeLost):
-                await whole(exchange)
-        assert await whole(pool.open(PipeOpen(body=b"on"))[1]) == b"on"
+                await exchange.whole()
+        assert await ask(pool, b"on").whole() == b"on"
 
 
 async def test_a_draining_replica_ends_what_it_has_and_takes_no_more() -> None:
@@ -257,12 +253,12 @@ async def test_a_draining_replica_ends_what_it_has_and_takes_no_more() -> None:
         serving(echo) as staying,
         connected(leaving, staying) as pool,
     ):
-        opened = [pool.open(PipeOpen(body=b"x")) for _ in range(2)]
-        running = next(ex for client, ex in opened if client.address == leaving.address)
+        opened = [ask(pool, b"x") for _ in range(2)]
+        running = next(exchange for exchange in opened if exchange.address == leaving.address)
         await running.head()
         drained = asyncio.create_task(leaving.pipe.drain())
         await until(lambda: pool.ready_count == 1)
-        assert {pool.open(PipeOpen())[0].address for _ in range(5)} == {staying.address}
+        assert {ask(pool).address for _ in range(5)} == {staying.address}
         gate.set()
         assert await running.data() == b"to the end"
         assert await running.data() == b""
@@ -278,7 +274,7 @@ async def test_what_outlives_a_drain_is_told_so_and_settles() -> None:
         settled.append(exchange)
 
     async with serving(endless) as replica, connected(replica) as pool:
-        _, exchange = pool.open(PipeOpen(body=b"x"))
+        exchange = ask(pool, b"x")
         await exchange.head()
         await replica.pipe.drain(within=0.05)
         assert len(settled) == 1
@@ -295,4 +291,4 @@ async def test_a_client_connects_again_by_itself() -> None:
         await until(lambda: not pool.ready)
         async with serving(echo, port=first.port):
             await until(lambda: pool.ready)
-            assert await whole(pool.open(PipeOpen(body=b"again"))[1]) == b"again"
+            assert await ask(pool, b"again").whole() == b"again"

@@ -120,7 +120,3 @@ def unavailable(error: BaseException) -> bool:
         return False
     return error.sqlstate is None or error.sqlstate.startswith(_AWAY)
 
-
-async def notified(connection: psycopg.AsyncConnection[Any], seconds: float) -> set[str]:
-    """The channels that were notified since it was last asked; waits so long for the first."""
-    return {notice.channel async for notice in connection.notifies(timeout=seconds, stop_after=1)}

@@ -18,15 +18,12 @@ def uuid7(
     now_ns: Callable[[], int] = time.time_ns, random: Callable[[int], bytes] = os.urandom
 ) -> UUID:
     """A UUIDv7 with 12 bits of the fraction of its millisecond, as RFC 9562 6.2 method 3 allows."""
-    ms, rest = divmod(now_ns(), 1_000_000)
-    fraction = rest * 4096 // 1_000_000
-    tail = int.from_bytes(random(8), "big") >> 2
-    return UUID(int=(ms & (1 << 48) - 1) << 80 | 7 << 76 | fraction << 64 | 2 << 62 | tail)
+    return UUID(int=_number(now_ns(), random(8)))
 
 
-def new_id(prefix: str) -> str:
+def new_id(prefix: str, random: Callable[[int], bytes] = os.urandom) -> str:
     """A new id, for example `key_01Jx…` for the prefix `key`."""
-    return spell(prefix, uuid7())
+    return f"{prefix}_{base62(_number(time.time_ns(), random(8)), _LENGTH)}"
 
 
 def spell(prefix: str, id: UUID) -> str:
@@ -43,6 +40,13 @@ def read(prefix: str, text: str) -> UUID | None:
     for digit in digits:
         number = number * 62 + _VALUES[digit]
     return UUID(int=number) if number < 1 << 128 else None
+
+
+def _number(now_ns: int, chance: bytes) -> int:
+    ms, rest = divmod(now_ns, 1_000_000)
+    fraction = rest * 4096 // 1_000_000
+    tail = int.from_bytes(chance, "big") >> 2
+    return (ms & (1 << 48) - 1) << 80 | 7 << 76 | fraction << 64 | 2 << 62 | tail
 
 
 def base62(number: int, length: int) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 import sys
 import time
@@ -145,6 +146,7 @@ class Process:
             told = _signalled()
             running = [asyncio.create_task(_named(run), name=name) for name, run in self._tasks]
             await self._become_ready()
+            spare_collections()
             log.info("ready", address=self.address)
             try:
                 await asyncio.wait([told, *running], return_when=asyncio.FIRST_COMPLETED)
@@ -226,6 +228,17 @@ def _signalled() -> asyncio.Future[None]:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, tell)
     return told
+
+
+def spare_collections() -> None:
+    """Has the garbage collector leave alone what the start has made, and come less often.
+
+    That is most of the objects there are, it is never garbage, and looking through it again and
+    again took a third of the CPU of a request.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def run(main: Awaitable[Any]) -> None:

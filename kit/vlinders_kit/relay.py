@@ -8,8 +8,9 @@ import psycopg
 from prometheus_client import Counter, Gauge
 
 from vlinders_kit.bus import Bus, BusUnavailable, Envelope
-from vlinders_kit.db import Database, connect, notified
+from vlinders_kit.db import Database, connect
 from vlinders_kit.events import CHANNEL
+from vlinders_kit.notices import Notices
 from vlinders_kit.outages import Outage
 
 BATCH = 500
@@ -77,7 +78,7 @@ class Relay:
             _AGE.set(0)
 
     async def _relay(self, connection: _Connection) -> None:
-        await connection.execute(f"LISTEN {CHANNEL}")
+        notices = await Notices.listen(connection, CHANNEL)
         self._measured = 0.0
         while True:
             began = time.monotonic()
@@ -91,7 +92,7 @@ class Relay:
                 continue
             if 0 < moved < BATCH:
                 await asyncio.sleep(began + self._gather - time.monotonic())
-            await notified(connection, 0 if moved else POLL_SECONDS)
+            await notices.within(0 if moved else POLL_SECONDS)
 
     async def _move(self, connection: _Connection) -> int:
         """Moves a batch, and says how many events it had."""

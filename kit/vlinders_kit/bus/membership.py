@@ -13,10 +13,9 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
-from psycopg.sql import SQL, Identifier
 
 from vlinders_kit.bus import LARGEST_FETCH, PARTITIONS, BusUnavailable, Envelope, partition_of
-from vlinders_kit.db import notified
+from vlinders_kit.notices import Notices
 
 POLL_SECONDS = 1.0
 """How soon one looks without being told: a member that is killed tells nobody."""
@@ -80,11 +79,6 @@ def speaking() -> Iterator[None]:
         raise BusUnavailable(f"{type(error).__name__}: {error}") from error
 
 
-async def listen(connection: Connection, *channels: str) -> None:
-    for channel in channels:
-        await connection.execute(SQL("LISTEN {}").format(Identifier(channel)))
-
-
 async def read(connection: Connection, positions: Positions) -> list[tuple[Place, int, Envelope]]:
     """What comes next after `positions`, at most LARGEST_FETCH: with its place and number."""
     topics, partitions, numbers = _columns(positions)
@@ -108,7 +102,7 @@ class Member:
 
     async def join(self) -> None:
         with speaking():
-            await listen(self._connection, self._channel, *self._topics)
+            self._notices = await Notices.listen(self._connection, self._channel, *self._topics)
             keys = [self._presence(topic) for topic in self._topics]
             await self._connection.execute(_PRESENT, (keys,))
             await self._tell_group()
@@ -126,7 +120,8 @@ class Member:
                 if time.monotonic() >= self._settle_at:
                     await self._settle()
                 found = await read(self._connection, self._in_turn())
-                if self._channel in await notified(self._connection, 0 if found else POLL_SECONDS):
+                told = await self._notices.within(0 if found else POLL_SECONDS)
+                if any(notice.channel == self._channel for notice in told):
                     self._settle_at = 0.0
                 if found:
                     self._fetched = {place: number for place, number, _ in found}

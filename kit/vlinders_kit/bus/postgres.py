@@ -15,11 +15,11 @@ from vlinders_kit.bus.membership import (
     Member,
     Positions,
     key_of,
-    listen,
     read,
     speaking,
 )
-from vlinders_kit.db import connect, notified
+from vlinders_kit.db import connect
+from vlinders_kit.notices import Notices
 from vlinders_kit.outages import Outage
 
 PRUNE_SECONDS = 3600.0
@@ -99,7 +99,7 @@ class PostgresBus:
         while True:
             try:
                 async with await connect(self._url, self._client_id) as connection:
-                    await listen(connection, *topics)
+                    notices = await Notices.listen(connection, *topics)
                     if not positions:
                         ends = await connection.execute(_ENDS, (list(topics), PARTITIONS))
                         positions = {(row[0], row[1]): row[2] for row in await ends.fetchall()}
@@ -111,7 +111,7 @@ class PostgresBus:
                         for place, number, envelope in found:
                             positions[place] = number
                             tell(callback, envelope.type, envelope.body)
-                        await notified(connection, 0 if found else POLL_SECONDS)
+                        await notices.within(0 if found else POLL_SECONDS)
             except psycopg.Error as error:
                 await outage.wait(error)
 

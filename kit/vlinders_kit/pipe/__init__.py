@@ -5,15 +5,23 @@ together cost a few. What is opened here has flow control of its own, so a slow 
 exchange and nobody else's. The wire is `vlinders/api/v1/pipe.proto`.
 """
 
-from vlinders_kit.pipe.client import PipeClient, PipeExchange, PipeFailed, PipeLost, PipePool
+from vlinders_kit.pipe.client import (
+    NoReplica,
+    PipeClient,
+    PipeExchange,
+    PipeLost,
+    PipePool,
+    Receiver,
+)
 from vlinders_kit.pipe.server import Exchange, PipeServer
 
 __all__ = [
     "Exchange",
+    "NoReplica",
     "PipeClient",
     "PipeExchange",
-    "PipeFailed",
     "PipeLost",
     "PipePool",
     "PipeServer",
+    "Receiver",
 ]

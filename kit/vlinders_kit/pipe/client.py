@@ -1,15 +1,16 @@
 """The asking end of pipes: one stream to each replica of a service, kept open."""
 
 import asyncio
+import operator
 import random
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
-from vlinders.api.v1.pipe_pb2 import PipeCancel, PipeFrame, PipeFrames, PipeHead, PipeOpen
+from vlinders.api.v1.pipe_pb2 import PipeCancel, PipeFrame, PipeFrames, PipeOpen
 from vlinders_kit import logs
 from vlinders_kit.errors import Failure, Unavailable, failure_of
 from vlinders_kit.pipe.queue import FrameQueue
@@ -22,6 +23,8 @@ _BACKOFF = (0.05, 2.0)
 
 _RESOLVE_SECONDS = 5.0
 """How often names are looked up again for replicas that came or went."""
+
+_OUTSTANDING = operator.attrgetter("outstanding")
 
 Open = Callable[[Any], Any]
 """Opens the RPC: request iterator → the call. Made by `stub`."""
@@ -37,90 +40,72 @@ class NoReplica(Unavailable):
     """No replica of the service can be reached at the moment."""
 
 
-class PipeFailed(Exception):
-    """The other side ended the exchange with a failure."""
+class Receiver(Protocol):
+    """Who gets the answer of an exchange: told of each frame as it is read, without waiting.
 
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.reason)
-        self.failure = failure
+    What one message of the stream brought is told in one go, and `flush` after it, so a receiver
+    can pass it on in one piece. After `end` or `lose` nothing comes any more.
+    """
+
+    def begin(self, content_type: str) -> None:
+        """The answer begins."""
+
+    def take(self, piece: bytes) -> None:
+        """More of the answer. Whoever has passed it on says so by `PipeExchange.took`."""
+
+    def end(self, failure: Failure | None) -> None:
+        """The answer is whole, or the other side ends it with a failure."""
+
+    def lose(self) -> None:
+        """The connection to the replica is lost."""
+
+    def flush(self) -> None:
+        """Everything that came at the same time has been told."""
 
 
 class PipeExchange:
     """A request under way, as its asker sees it."""
 
-    def __init__(self, client: "PipeClient", number: int) -> None:
+    __slots__ = ("_client", "_number", "_taken", "over", "receiver")
+
+    def __init__(self, client: "PipeClient", number: int, receiver: Receiver) -> None:
+        self.receiver = receiver
+        self.over = False
+        """It has ended, is lost, or was cancelled."""
         self._client = client
         self._number = number
-        self._head: PipeHead | None = None
-        self._data: list[bytes] = []
         self._taken = 0
-        self._ended = False
-        self._error: PipeLost | PipeFailed | None = None
-        self._waiter: asyncio.Future[None] | None = None
 
-    async def head(self) -> PipeHead:
-        """The beginning of the answer. Raises PipeFailed or PipeLost where there is none."""
-        while self._head is None:
-            if self._error is not None:
-                raise self._error
-            if self._ended:
-                raise PipeLost
-            await self._wait()
-        return self._head
+    @property
+    def replica(self) -> "PipeClient":
+        """Where it is served."""
+        return self._client
 
-    async def data(self) -> bytes:
-        """All that has come since the call before; empty at the end of the answer.
+    def receive(self, frame: PipeFrame) -> None:
+        """Tells the receiver."""
+        kind = frame.WhichOneof("kind")
+        if kind == "data":
+            self.receiver.take(frame.data)
+        elif kind == "head":
+            self.receiver.begin(frame.head.content_type)
+        elif kind == "end":
+            self.over = True
+            failed = frame.end.HasField("status")
+            self.receiver.end(failure_of(frame.end.status) if failed else None)
 
-        Raises PipeFailed or PipeLost, after everything that came before the failure.
-        """
-        while not self._data:
-            if self._error is not None:
-                raise self._error
-            if self._ended:
-                return b""
-            await self._wait()
-        pieces, self._data = self._data, []
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self._taken += len(data)
-        if self._taken >= WINDOW // 2 and not self._ended:
+    def took(self, size: int) -> None:
+        """Makes room for `size` more bytes: so much of the data has been passed on."""
+        self._taken += size
+        if self._taken >= WINDOW // 2 and not self.over:
             self._client.send(PipeFrame(exchange=self._number, window=self._taken))
             self._taken = 0
-        return data
 
     def cancel(self) -> None:
-        """Says that nobody wants the rest; whoever waits for it gets PipeLost."""
-        if not self._ended and self._error is None:
+        """Says that nobody wants the rest. The receiver is told nothing more."""
+        if not self.over:
+            self.over = True
             self._client.forget(self._number)
             self._client.send(PipeFrame(exchange=self._number, cancel=PipeCancel()))
-            self.lose()
-
-    def receive(self, frame: PipeFrame) -> bool:
-        """Takes a frame in; True when it was the last."""
-        if frame.HasField("data"):
-            self._data.append(frame.data)
-        elif frame.HasField("head"):
-            self._head = frame.head
-        elif frame.HasField("end"):
-            self._ended = True
-            if frame.end.HasField("status"):
-                self._error = PipeFailed(failure_of(frame.end.status))
-        self._wake()
-        return self._ended
-
-    def lose(self) -> None:
-        self._error = PipeLost()
-        self._wake()
-
-    async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 class PipeClient:
@@ -138,11 +123,11 @@ class PipeClient:
     def outstanding(self) -> int:
         return len(self._exchanges)
 
-    def open(self, request: PipeOpen) -> PipeExchange:
+    def open(self, request: PipeOpen, receiver: Receiver) -> PipeExchange:
         """Sends a request. Only while `ready`."""
         request.window = WINDOW
         number, self._next = self._next, self._next + 1
-        exchange = self._exchanges[number] = PipeExchange(self, number)
+        exchange = self._exchanges[number] = PipeExchange(self, number, receiver)
         self.send(PipeFrame(exchange=number, open=request))
         return exchange
 
@@ -186,20 +171,34 @@ class PipeClient:
         return _BACKOFF[0] if lasted > _BACKOFF[1] else bound
 
     def _receive(self, message: PipeFrames) -> None:
+        touched = {}
         for frame in message.frames:
-            if frame.exchange == 0:
-                self.ready = self.ready and not frame.HasField("drain")
-                continue
             exchange = self._exchanges.get(frame.exchange)
-            if exchange is not None and exchange.receive(frame):
-                del self._exchanges[frame.exchange]
+            if exchange is not None:
+                touched[frame.exchange] = exchange
+                self._tell(exchange, exchange.receive, frame)
+                if exchange.over:
+                    self._exchanges.pop(frame.exchange, None)
+            elif frame.exchange == 0:
+                self.ready = self.ready and not frame.HasField("drain")
+        for exchange in touched.values():
+            self._tell(exchange, exchange.receiver.flush)
+
+    def _tell(self, exchange: PipeExchange, tell: Callable[..., None], *what: Any) -> None:
+        """A fault of one receiver is its own exchange's end, not that of all on the pipe."""
+        try:
+            tell(*what)
+        except Exception as error:
+            log.error("receiver_failed", exc_info=error)
+            exchange.cancel()
 
     def _lose_all(self) -> None:
         self.ready = False
         self._out.close()
         exchanges, self._exchanges = self._exchanges, {}
         for exchange in exchanges.values():
-            exchange.lose()
+            exchange.over = True
+            self._tell(exchange, exchange.receiver.lose)
 
 
 class PipePool:
@@ -234,18 +233,17 @@ class PipePool:
         return sum(client.ready for client, _ in self._clients.values())
 
     def open(
-        self, request: PipeOpen, *, but: PipeClient | None = None
-    ) -> tuple[PipeClient, PipeExchange]:
+        self, request: PipeOpen, receiver: Receiver, *, but: PipeClient | None = None
+    ) -> PipeExchange:
         """Opens `request` on the replica with the least to do; not on `but` if there is another.
 
         Raises NoReplica.
         """
         ready = [client for client, _ in self._clients.values() if client.ready]
-        others = [client for client in ready if client is not but]
-        if not (others or ready):
+        if not ready:
             raise NoReplica
-        chosen = min(others or ready, key=lambda client: client.outstanding)
-        return chosen, chosen.open(request)
+        others = [client for client in ready if client is not but] or ready
+        return min(others, key=_OUTSTANDING).open(request, receiver)
 
     async def run(self) -> None:
         """Keeps the pipes to all replicas open, until cancelled."""

@@ -5,6 +5,10 @@ from collections.abc import AsyncIterator
 
 from vlinders.api.v1.pipe_pb2 import PipeFrame, PipeFrames
 
+SPACING = 0.001
+"""Seconds between two messages, at least. A message costs some 80 µs of CPU whatever it carries: a
+frame that comes alone leaves at once, and under load those of a millisecond share one."""
+
 LARGEST_MESSAGE = 1 << 20
 """Bytes of data and bodies after which a message is sent and another begun."""
 
@@ -28,12 +32,16 @@ class FrameQueue:
 
     async def messages(self) -> AsyncIterator[PipeFrames]:
         """All that was put since the message before, each time there is something."""
+        loop, free = asyncio.get_running_loop(), 0.0
         while True:
             await self._wake.wait()
+            if (early := free - loop.time()) > 0 and not self._closed:
+                await asyncio.sleep(early)
             self._wake.clear()
             frames, self._frames = self._frames, []
             for batch in _split(frames):
                 yield PipeFrames(frames=batch)
+            free = loop.time() + SPACING
             if self._closed and not self._frames:
                 return
 

@@ -1,6 +1,5 @@
 """`python -m vlinders_inference.main`: the inference service, put together."""
 
-import gc
 import os
 import sys
 from functools import partial
@@ -59,7 +58,6 @@ async def main(settings: InferenceSettings) -> None:
         process.closers.append(to_scheduler.close)
         router = _router(process, Picks(to_scheduler), models, settings)
         _serve(process, models, credit, router, usage, settings)
-        _spare_the_collector()
 
 
 def _configured(settings: InferenceSettings) -> Configured:
@@ -124,13 +122,6 @@ def _serve(
     process.drains.append(service.pipe.drain)
     for each in services(service, models):
         process.serve(*each)
-
-
-def _spare_the_collector() -> None:
-    """A fifth of the work of a busy replica was to look, in vain, for garbage in what stays."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 if __name__ == "__main__":
