@@ -168,14 +168,19 @@ class Platform:
         return f"postgresql://{name}:{password}@{address}/{name}"
 
     async def audit(self) -> dict[str, Any]:
-        """What the ledger says of itself, asked by the administrator."""
+        """What the ledger says of itself."""
+        audit: dict[str, Any] = await self.as_operator("/v1/operator/ledger-audit")
+        return audit
+
+    async def as_operator(self, path: str) -> Any:
+        """What the administrator is told there."""
         access = self.stack.access
         form = {"email": access["admin_email"], "password": access["admin_password"]}
         signed_in = (await self.http.post("/v1/auth/login", json=form)).json()["data"]
         headers = {"Authorization": f"Bearer {signed_in['access_token']}"}
-        answer = await self.http.get("/v1/operator/ledger-audit", headers=headers)
-        audit: dict[str, Any] = answer.json()["data"]
-        return audit
+        answer = await self.http.get(path, headers=headers)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["data"]
 
     async def produced(self, request_id: str) -> dict[str, Any]:
         """What the worker's engine produced for a request, by the worker's own count."""

@@ -1,15 +1,21 @@
 """Faults: what is done to processes here, and (from the kit) to the lines between them."""
 
+import asyncio
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from typing import Literal
 
 import psutil
 
 from vlinders_kit.testing.lines import Line, line
 
-__all__ = ["Line", "frozen", "kill", "line"]
+__all__ = ["HOW", "How", "Line", "away", "down", "frozen", "kill", "line"]
+
+How = Literal["frozen", "down"]
+HOW: Sequence[How] = ("frozen", "down")
+"""Ways of a server to be away: its kernel answers for it, or refuses for it."""
 
 
 def kill(*pids: int) -> None:
@@ -28,6 +34,31 @@ def frozen(*pids: int, children: bool = False) -> Iterator[None]:
             for child in psutil.Process(pid).children(recursive=True) if children else ():
                 _freeze(child.pid, thawing)
         yield
+
+
+@asynccontextmanager
+async def down(pids: Callable[[], Sequence[int]]) -> AsyncIterator[None]:
+    """For the block, the one process that `pids` tells of is gone: it is killed, and what its
+    supervisor starts in its place is frozen before it listens."""
+    (killed,) = pids()
+    kill(killed)
+    with ExitStack() as thawing:
+        async with asyncio.timeout(20):
+            while not (born := set(pids()) - {killed}):
+                await asyncio.sleep(0.005)
+        _freeze(born.pop(), thawing)
+        yield
+
+
+@asynccontextmanager
+async def away(pids: Callable[[], Sequence[int]], how: How) -> AsyncIterator[None]:
+    """For the block, the one process that `pids` tells of does not serve."""
+    if how == "down":
+        async with down(pids):
+            yield
+    else:
+        with frozen(*pids(), children=True):
+            yield
 
 
 def _freeze(pid: int, thawing: ExitStack) -> None:

@@ -18,6 +18,7 @@ import yaml
 
 from tests.chaos import outside
 from tests.chaos.outside import ENGINE, Kept
+from tests.chaos.scale import scaled
 from tests.platform import NANOS, Platform
 from vlinders_embedded import answers, parts
 from vlinders_embedded.running import RunningStack, bring_up, take_down
@@ -170,7 +171,11 @@ def _variables(folder: Path, providers: list[Mapping[str, Any]]) -> dict[str, st
         "VLINDERS_BILLING_LEASE_LIFETIME": "PT15S",
         "VLINDERS_BILLING_LEASE_GRACE": "PT5S",
         "VLINDERS_BILLING_SWEEP_INTERVAL": "PT1S",
-        "VLINDERS_GATEWAY_PLAN_RATES": "free=0,operator=0",
+        # As short as five beats may be, where a lease has to be waited for many times.
+        "VLINDERS_GPU_SCHEDULER_BEAT": scaled("PT1S", "PT2S"),
+        "VLINDERS_GPU_SCHEDULER_LEASE": scaled("PT8S", "PT15S"),
+        # Of the plan `pro` every request is counted, and none refused.
+        "VLINDERS_GATEWAY_PLAN_RATES": "free=0,pro=600000,operator=0",
         "VLINDERS_GATEWAY_PUBLIC_RATE": "0",
         "VLINDERS_GATEWAY_STRANGER_RATE": "0",
         "VLINDERS_WORKER_SHOW_REQUESTS": "1",

@@ -4,8 +4,8 @@
 
 The file `FOLDER/<user of the request>` is the truth of what it has produced. The body also has
 `rate` (tokens a second), `max_tokens`, `prompt_tokens`, `cached_tokens`, and `counts`: "continuous"
-as vLLM, "end" for usage at the end only, "none"; after `pause_after` tokens it says no more. It
-stops when its client closes, or half closes, the connection.
+as vLLM, "end" for usage at the end only, "none"; after `pause_after` tokens it says no more. `mark`
+stands before each token. It stops when its client closes, or half closes, the connection.
 """
 
 import asyncio
@@ -39,10 +39,10 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fol
 
 async def stream(writer: asyncio.StreamWriter, folder: Path, body: dict[str, Any]) -> None:
     writer.write(HEAD % (200, b"text/event-stream"))
-    number = 0
+    number, mark = 0, body.get("mark", "")
     async for number in produced(folder, body):
         told = {"usage": usage(body, number)} if body.get("counts") == "continuous" else {}
-        send(writer, {"choices": [choice({"content": f"{number} "})], **told})
+        send(writer, {"choices": [choice({"content": f"{mark}{number} "})], **told})
         await writer.drain()
     send(writer, {"choices": [choice({}, "length")]})
     if body.get("counts") != "none":
@@ -52,8 +52,9 @@ async def stream(writer: asyncio.StreamWriter, folder: Path, body: dict[str, Any
 
 
 async def whole(writer: asyncio.StreamWriter, folder: Path, body: dict[str, Any]) -> None:
+    mark = body.get("mark", "")
     numbers = [number async for number in produced(folder, body)]
-    message = {"role": "assistant", "content": "".join(f"{number} " for number in numbers)}
+    message = {"role": "assistant", "content": "".join(f"{mark}{number} " for number in numbers)}
     made = {"index": 0, "message": message, "finish_reason": "length"}
     told = {} if body.get("counts") == "none" else {"usage": usage(body, len(numbers))}
     said = {"id": "chatcmpl-1", "created": 1, "model": "numbered", "choices": [made], **told}
