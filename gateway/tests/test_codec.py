@@ -14,8 +14,8 @@ from vlinders.auth.v1.api_keys_pb2 import CreateApiKeyRequest, ListApiKeysReques
 from vlinders.billing.v1.ledger_pb2 import Transfer
 from vlinders.gpu_scheduler.v1.workers_pb2 import Worker
 from vlinders.inference.v1.generations_pb2 import CreateChatCompletionRequest
-from vlinders_gateway.codec import SECONDS, Codec
-from vlinders_kit.errors import InvalidRequest, Violation
+from vlinders_gateway.codec import MOST_ITEMS, SECONDS, Codec
+from vlinders_kit.errors import MOST_VIOLATIONS, InvalidRequest, Violation
 
 CODEC = Codec()
 
@@ -155,6 +155,15 @@ def test_each_wrong_type_is_told_under_its_path(body: dict[str, Any], fields: li
     with pytest.raises(InvalidRequest) as caught:
         CODEC.load(CreateApiKeyRequest, body)
     assert [row.field for row in caught.value.broken] == fields
+
+
+@pytest.mark.parametrize(
+    ("permissions", "told"),
+    [([1] * MOST_ITEMS, MOST_VIOLATIONS), (["usage:read"] * (MOST_ITEMS + 1), 1)],
+    ids=["each of them wrong", "too many"],
+)
+def test_long_lists_are_refused_in_few_words(permissions: list[Any], told: int) -> None:
+    assert len(faults(CreateApiKeyRequest, {"permissions": permissions})) == told
 
 
 @pytest.mark.parametrize(

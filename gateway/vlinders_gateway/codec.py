@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as attribute
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, TypeVar
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
@@ -19,7 +20,7 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from vlinders_kit.errors import InvalidRequest, Violation
+from vlinders_kit.errors import MOST_VIOLATIONS, InvalidRequest, Violation
 
 M = TypeVar("M", bound=Message)
 Json = Any
@@ -35,6 +36,9 @@ _RANGES = {
 _FLOATS = (_F.CPPTYPE_FLOAT, _F.CPPTYPE_DOUBLE)
 _PLAIN = (Struct.DESCRIPTOR, Value.DESCRIPTOR, ListValue.DESCRIPTOR)
 """JSON as it is: free-form parts of what clients send to engines."""
+
+MOST_ITEMS = 1_000
+"""Of any list in a request: what a contract's own rules say of each item is dear to find out."""
 
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
@@ -117,7 +121,7 @@ class Codec:
         contract's names: `path` spells them.
         """
         message = kind()
-        broken = [*self._fill(message, body, "", text)]
+        broken = [*islice(self._fill(message, body, "", text), MOST_VIOLATIONS)]
         if broken:
             raise InvalidRequest(broken=tuple(broken))
         return message
@@ -156,6 +160,9 @@ class Codec:
     ) -> Iterator[Violation]:
         if not isinstance(values, list):
             yield Violation(path, "must be an array")
+            return
+        if len(values) > MOST_ITEMS:
+            yield Violation(path, f"must have at most {MOST_ITEMS} items")
             return
         target = getattr(message, field.name)
         for index, value in enumerate(values):

@@ -113,6 +113,11 @@ class DeadlineExceeded(AppError):
     status = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+MOST_VIOLATIONS = 100
+"""What is told of a request in which more is wrong: a small request can be wrong in millions of
+places, and its refusal must not be larger than itself."""
+
+
 class InvalidRequest(InvalidArgument):
     """Invalid request parameters"""
 
@@ -124,7 +129,7 @@ class InvalidRequest(InvalidArgument):
 
     @property
     def violations(self) -> tuple[Violation, ...]:
-        return self.broken
+        return self.broken[:MOST_VIOLATIONS]
 
 
 def invalid(path: str, message: str) -> InvalidRequest:

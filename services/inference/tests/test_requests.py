@@ -10,7 +10,7 @@ import pytest
 from vlinders_inference.catalogue import Model
 from vlinders_inference.errors import ModelNotFound
 from vlinders_inference.requests import Ask, body_for, read_chat, read_embeddings
-from vlinders_kit.errors import InvalidRequest
+from vlinders_kit.errors import MOST_VIOLATIONS, InvalidRequest
 
 USER = {"role": "user", "content": "hi"}
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -90,6 +90,15 @@ def broken(read: Any, *args: Any) -> list[str]:
 )
 def test_every_bad_field_is_named(over: dict[str, Any], fields: list[str]) -> None:
     assert broken(chat, over) == fields
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{}, {"role": "user"}, {"role": "user", "content": [7] * 1_000}],
+    ids=["empty", "without content", "in many parts"],
+)
+def test_of_a_thousand_bad_fields_the_first_hundred_are_named(message: dict[str, Any]) -> None:
+    assert len(broken(chat, {"messages": [message] * 1_000})) == MOST_VIOLATIONS
 
 
 @pytest.mark.parametrize(

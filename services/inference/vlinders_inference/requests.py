@@ -4,15 +4,16 @@ A body is taken apart at its top only: the messages are looked at and then trave
 they came as. What is not named here is OpenAI's or an engine's and goes on untouched.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Raw
 
 from vlinders_inference.catalogue import Model
-from vlinders_kit.errors import InvalidRequest, Violation, invalid
+from vlinders_kit.errors import MOST_VIOLATIONS, InvalidRequest, Violation, invalid
 
 DEFAULT_MAX_TOKENS = 2048
 """Tokens of an answer whose request names no bound, where the model allows as many."""
@@ -241,50 +242,50 @@ def _check_messages(messages: Raw, broken: list[Violation]) -> None:
             calls = message.role == "assistant" and message.tool_calls != _NULL
             if message.content is None and not calls:
                 broken.append(_no_content(index))
+                if len(broken) >= MOST_VIOLATIONS:
+                    return
     except _WRONG:
-        broken.extend(_explained(messages))
+        broken.extend(islice(_explained(messages), MOST_VIOLATIONS))
 
 
-def _explained(messages: Raw) -> list[Violation]:
+def _explained(messages: Raw) -> Iterator[Violation]:
     """What is wrong with messages that are wrong: one violation for each bad field."""
     try:
         rows = _LIST.decode(messages)
     except _WRONG:
-        return [Violation("messages", _MANY)]
+        rows = []
     if not rows:
-        return [Violation("messages", _MANY)]
-    return [violation for index, row in enumerate(rows) for violation in _of_message(index, row)]
+        yield Violation("messages", _MANY)
+    for index, row in enumerate(rows):
+        yield from _of_message(index, row)
 
 
-def _of_message(index: int, row: Raw) -> list[Violation]:
+def _of_message(index: int, row: Raw) -> Iterator[Violation]:
     try:
         fields = _OBJECT.decode(row)
     except _WRONG:
-        return [Violation(f"messages[{index}]", "must be an object with role and content")]
-    found = []
+        yield Violation(f"messages[{index}]", "must be an object with role and content")
+        return
     role, content = _plain(fields.get("role")), _plain(fields.get("content"))
     if role not in _ROLES:
-        found.append(Violation(f"messages[{index}].role", f"must be one of {', '.join(_ROLES)}"))
+        yield Violation(f"messages[{index}].role", f"must be one of {', '.join(_ROLES)}")
     if isinstance(content, list):
-        found.extend(_of_parts(index, content))
+        yield from _of_parts(index, content)
     elif not isinstance(content, str):
         calls = role == "assistant" and fields.get("tool_calls", _NULL) != _NULL
         if content is not None or not calls:
-            found.append(_no_content(index))
-    return found
+            yield _no_content(index)
 
 
-def _of_parts(index: int, parts: list[Any]) -> list[Violation]:
-    found = []
+def _of_parts(index: int, parts: list[Any]) -> Iterator[Violation]:
     for number, part in enumerate(parts):
         path = f"messages[{index}].content[{number}]"
         if not isinstance(part, dict):
-            found.append(Violation(path, "must be an object with type and text"))
+            yield Violation(path, "must be an object with type and text")
         elif part.get("type") != "text":
-            found.append(Violation(f"{path}.type", 'must be "text"'))
+            yield Violation(f"{path}.type", 'must be "text"')
         elif not isinstance(part.get("text"), str):
-            found.append(Violation(f"{path}.text", "must be a string"))
-    return found
+            yield Violation(f"{path}.text", "must be a string")
 
 
 def _no_content(index: int) -> Violation:
