@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from vlinders_kit.bus import PARTITIONS, BusUnavailable, Envelope
 from vlinders_kit.bus.kafka import KafkaBus
+from vlinders_kit.bus.kafka_address import KafkaAddress
 from vlinders_kit.embedded.kafka import Kafka, NotObtainable, jars
 from vlinders_kit.embedded.programs import free_port, running
 from vlinders_kit.ids import uuid7
@@ -24,7 +25,7 @@ def topic() -> str:
 
 @pytest.fixture
 async def bus(kafka: str) -> AsyncIterator[KafkaBus]:
-    bus = KafkaBus(kafka, "test")
+    bus = KafkaBus(KafkaAddress(kafka), "test")
     yield bus
     await bus.close()
 
@@ -88,7 +89,11 @@ async def test_a_broker_that_is_away_is_ridden_out(
     node = Kafka(tmp_path, jars(pytestconfig.rootpath / ".cache/kafka"), free_port(), free_port())
     node.prepare()
     log = tmp_path / "log"
-    bus, told, started = KafkaBus(node.address, "test"), asyncio.Queue[bytes](), asyncio.Event()
+    bus, told, started = (
+        KafkaBus(KafkaAddress(node.address), "test"),
+        asyncio.Queue[bytes](),
+        asyncio.Event(),
+    )
     with running(node.program(), log=log, seconds=60):
         listening = asyncio.create_task(
             bus.broadcast([topic], lambda kind, body: told.put_nowait(body), started=started)

@@ -94,19 +94,20 @@ class Bus(Protocol):
 
 
 def open_bus(url: str, client_id: str) -> Bus:
-    """The bus at `postgresql://…` (its own database), `kafka://host:port[,host:port]` or `memory:`.
+    """The bus at `postgresql://…` (its own database), `kafka://…` (see kafka_address) or `memory:`.
 
     Connects when it is first used. `client_id` names this process in the bus's own views.
     """
-    scheme, _, rest = url.partition(":")
+    scheme = url.partition(":")[0]
     if scheme == "memory":
         from vlinders_kit.bus.memory import MemoryBus
 
         return MemoryBus()
     if scheme == "kafka":
         from vlinders_kit.bus.kafka import KafkaBus
+        from vlinders_kit.bus.kafka_address import KafkaAddress
 
-        return KafkaBus(rest.removeprefix("//"), client_id)
+        return KafkaBus(KafkaAddress.read(url), client_id)
     if scheme == "postgresql":
         from vlinders_kit.bus.postgres import PostgresBus
 

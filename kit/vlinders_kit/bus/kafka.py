@@ -33,6 +33,7 @@ from vlinders_kit.bus import (
     partition_of,
 )
 from vlinders_kit.bus.broadcasts import Callback, tell
+from vlinders_kit.bus.kafka_address import KafkaAddress
 from vlinders_kit.outages import Outage
 
 SEND_SECONDS = 10
@@ -54,11 +55,11 @@ log = logs.get(__name__)
 
 
 class KafkaBus:
-    """A bus on the Kafka at `servers`, as `host:port,host:port`."""
+    """A bus on the Kafka at `address`."""
 
-    def __init__(self, servers: str, client_id: str) -> None:
+    def __init__(self, address: KafkaAddress, client_id: str) -> None:
         self._client: dict[str, Any] = {
-            "bootstrap_servers": servers,
+            **address.options(),
             "client_id": client_id,
             "request_timeout_ms": SEND_SECONDS * 1000,
             "retry_backoff_ms": 250,

@@ -92,6 +92,7 @@ class Member:
 
     def __init__(self, connection: Connection, group: str, topics: Sequence[str]) -> None:
         self._connection = connection
+        self._notices = Notices(connection)
         self._group = group
         self._topics = list(topics)
         self._channel = f"group {group}"
@@ -102,7 +103,7 @@ class Member:
 
     async def join(self) -> None:
         with speaking():
-            self._notices = await Notices.listen(self._connection, self._channel, *self._topics)
+            await self._notices.listen(self._channel, *self._topics)
             keys = [self._presence(topic) for topic in self._topics]
             await self._connection.execute(_PRESENT, (keys,))
             await self._tell_group()

@@ -99,7 +99,8 @@ class PostgresBus:
         while True:
             try:
                 async with await connect(self._url, self._client_id) as connection:
-                    notices = await Notices.listen(connection, *topics)
+                    notices = Notices(connection)
+                    await notices.listen(*topics)
                     if not positions:
                         ends = await connection.execute(_ENDS, (list(topics), PARTITIONS))
                         positions = {(row[0], row[1]): row[2] for row in await ends.fetchall()}

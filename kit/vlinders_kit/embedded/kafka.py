@@ -36,6 +36,17 @@ transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 """
+_SECURED = """
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller},SECURED://127.0.0.1:{own}
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SECURED:SASL_SSL
+listener.name.secured.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512
+listener.name.secured.plain.sasl.jaas.config={plain} required user_{user}="{password}";
+listener.name.secured.scram-sha-512.sasl.jaas.config={scram} required;
+listener.name.secured.ssl.keystore.type=PEM
+listener.name.secured.ssl.keystore.location={pem}
+"""
+_PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
+_SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule"
 _LOGGING = """
 rootLogger.level = WARN
 rootLogger.appenderRef.console.ref = console
@@ -51,6 +62,17 @@ class NotObtainable(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Secured:
+    """Another port, encrypted, for the one user that there is."""
+
+    port: int
+    user: str
+    password: str
+    pem: Path
+    """Key and certificate of the node, one after the other."""
+
+
+@dataclass(frozen=True)
 class Kafka:
     """A node whose data lies in `folder`, by the jars in `jars`."""
 
@@ -58,6 +80,7 @@ class Kafka:
     jars: Path
     port: int
     controller_port: int
+    secured: Secured | None = None
 
     @property
     def address(self) -> str:
@@ -68,6 +91,7 @@ class Kafka:
         self.folder.mkdir(parents=True, exist_ok=True)
         data = self.folder / "data"
         text = _PROPERTIES.format(port=self.port, controller=self.controller_port, data=data)
+        text += self._own_lines()
         self._properties.write_text(text)
         (self.folder / "log4j2.properties").write_text(_LOGGING)
         if data.exists():
@@ -75,7 +99,7 @@ class Kafka:
         # The cluster's id: 16 bytes in base64.
         tool = ["kafka.tools.StorageTool", "format", "--standalone", "-t", "dmxpbmRlcnMtdGVzdHMtLQ"]
         made = subprocess.run(
-            self._java(*tool, "-c", str(self._properties)),
+            self._java(*tool, *self._users(), "-c", str(self._properties)),
             capture_output=True,
             text=True,
             check=False,
@@ -86,6 +110,27 @@ class Kafka:
     def program(self) -> Program:
         command = self._java("kafka.Kafka", str(self._properties))
         return Program("kafka", leashed(command), serves=self._serves)
+
+    def _own_lines(self) -> str:
+        """What the secured port is told; of two lines the later one counts."""
+        if self.secured is None:
+            return ""
+        return _SECURED.format(
+            port=self.port,
+            controller=self.controller_port,
+            own=self.secured.port,
+            user=self.secured.user,
+            password=self.secured.password,
+            pem=self.secured.pem,
+            plain=_PLAIN,
+            scram=_SCRAM,
+        )
+
+    def _users(self) -> list[str]:
+        if self.secured is None:
+            return []
+        user, password = self.secured.user, self.secured.password
+        return ["--add-scram", f"SCRAM-SHA-512=[name={user},password={password}]"]
 
     @property
     def _properties(self) -> Path:
