@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from vlinders.auth.v1.api_keys_pb2 import ApiKey
-from vlinders_kit.db import Database, connect, notified, unavailable
+from vlinders_kit.db import Database, connect, unavailable
 from vlinders_kit.errors import NotFound
 from vlinders_kit.messages import to_message
 from vlinders_kit.testing import Cluster
@@ -52,20 +52,6 @@ async def test_a_statement_ends_in_time(postgres: Cluster) -> None:
         await db.close()
 
     assert isinstance(error.orig, psycopg.errors.QueryCanceled)
-
-
-async def test_what_was_notified_while_nobody_waited_is_not_lost(postgres: Cluster) -> None:
-    with postgres.database() as url:
-        async with await connect(url, "test") as connection, await connect(url, "test") as other:
-            await connection.execute("LISTEN one")
-            await connection.execute("LISTEN two")
-            assert await notified(connection, 0) == set()
-            for channel in ("one", "two", "one"):
-                await other.execute(f"NOTIFY {channel}")
-            await connection.execute("SELECT 1")
-
-            assert await notified(connection, 60) == {"one", "two"}
-            assert await notified(connection, 0) == set()
 
 
 ROW = SimpleNamespace(

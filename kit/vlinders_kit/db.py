@@ -119,4 +119,3 @@ def unavailable(error: BaseException) -> bool:
     if not isinstance(error, psycopg.OperationalError):
         return False
     return error.sqlstate is None or error.sqlstate.startswith(_AWAY)
-

@@ -7,7 +7,7 @@ that is idle more than all the rest.
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import psycopg
 from psycopg.sql import SQL, Identifier
@@ -21,12 +21,9 @@ class Notices:
         self._heard: list[psycopg.Notify] = []
         connection.add_notify_handler(self._hear)
 
-    @classmethod
-    async def listen(cls, connection: psycopg.AsyncConnection[Any], *channels: str) -> Self:
-        notices = cls(connection)
+    async def listen(self, *channels: str) -> None:
         for channel in channels:
-            await connection.execute(SQL("LISTEN {}").format(Identifier(channel)))
-        return notices
+            await self._connection.execute(SQL("LISTEN {}").format(Identifier(channel)))
 
     async def within(self, seconds: float | None) -> Sequence[psycopg.Notify]:
         """What has come since the call before; waits so long for the first, or as long as it takes.

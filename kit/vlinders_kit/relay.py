@@ -78,7 +78,8 @@ class Relay:
             _AGE.set(0)
 
     async def _relay(self, connection: _Connection) -> None:
-        notices = await Notices.listen(connection, CHANNEL)
+        notices = Notices(connection)
+        await notices.listen(CHANNEL)
         self._measured = 0.0
         while True:
             began = time.monotonic()

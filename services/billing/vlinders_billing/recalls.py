@@ -14,6 +14,7 @@ import psycopg
 from sqlalchemy import text
 
 from vlinders_kit.db import Tx, connect
+from vlinders_kit.notices import Notices
 from vlinders_kit.outages import Outage
 
 WANTED = "credit_wanted"
@@ -52,12 +53,13 @@ class Recalls:
         while True:
             try:
                 async with await connect(self._url, "recalls") as connection:
-                    await connection.execute(f"LISTEN {WANTED}")
-                    await connection.execute(f"LISTEN {BACK}")
+                    notices = Notices(connection)
+                    await notices.listen(WANTED, BACK)
                     away.over()
                     self.listening.set()
-                    async for notice in connection.notifies():
-                        self._hear(notice)
+                    while True:
+                        for notice in await notices.within(None):
+                            self._hear(notice)
             except psycopg.Error as error:
                 self.listening.clear()
                 await away.wait(error)
