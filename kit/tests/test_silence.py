@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from urllib.parse import urlsplit
 
 import pytest
@@ -10,7 +11,7 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from vlinders_kit import silence
-from vlinders_kit.db import Database, unavailable
+from vlinders_kit.db import Database, connect, unavailable
 from vlinders_kit.testing import Cluster
 from vlinders_kit.testing.lines import Line, line
 
@@ -96,6 +97,26 @@ async def test_what_takes_long_on_a_database_that_answers_is_left_alone(
     db, _ = far
     async with db.begin() as tx:
         await tx.execute(text("SELECT pg_sleep(1.5)"))
+
+
+async def test_a_watch_that_is_closed_while_it_asks_leaves_nothing_open(
+    far: tuple[Database, Line],
+) -> None:
+    db, laid = far
+    watch = silence.Watch(partial(connect, db.url, "test"))
+    with watch.over():
+        await eventually(lambda: laid.calls == 1)  # it asks
+        with laid.held():
+            await asyncio.sleep(2 * silence.DOUBT_SECONDS)  # and asks again
+            await watch.close()
+
+    await eventually(lambda: laid.calls == 0)
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0.02)
 
 
 async def until_it_works(db: Database) -> None:

@@ -115,17 +115,23 @@ class Watch:
     async def _answers(self) -> bool:
         """Whether the server says anything in time, be it a refusal."""
         asking = asyncio.create_task(self._ask())
-        for _ in range(ANSWER_SLICES):
-            done, _ = await asyncio.wait([asking], timeout=SLICE_SECONDS)
-            if done:
-                return True
+        try:
+            for _ in range(ANSWER_SLICES):
+                done, _ = await asyncio.wait([asking], timeout=SLICE_SECONDS)
+                if done:
+                    return True
+            return False
+        finally:
+            if not asking.done():
+                await self._give_up(asking)
+
+    async def _give_up(self, asking: "asyncio.Task[None]") -> None:
         if self._spare is None:
             asking.cancel()  # it is connecting
         else:
             sever(self._spare)
         await asyncio.gather(asking, return_exceptions=True)
         await self._part()
-        return False
 
     async def _ask(self) -> None:
         try:

@@ -42,6 +42,11 @@ class Line:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def calls(self) -> int:
+        """Connections that are open."""
+        return len(self._calls)
+
     @contextmanager
     def held(self, *ways: Way) -> Iterator[None]:
         """For the block, nothing passes in `ways` (in both where none is named), on connections
