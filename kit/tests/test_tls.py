@@ -1,15 +1,9 @@
 """With certificates parts take nobody but parts, and each for who it is."""
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from vlinders.auth.v1 import identity_pb2 as pb
 from vlinders.auth.v1.identity_pb2_grpc import (
@@ -20,42 +14,10 @@ from vlinders.auth.v1.identity_pb2_grpc import (
 from vlinders_kit.callers import Identity
 from vlinders_kit.rpc import Guard, connect
 from vlinders_kit.testing import CALLER_KEY
+from vlinders_kit.testing.certificates import Authority
 from vlinders_kit.tls import Tls
 
 ASK = pb.IntrospectRequest(session_id="ses_1")
-
-
-class Authority:
-    """Makes certificates, as an operator's does."""
-
-    def __init__(self) -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")])
-        root = self._signed(self._name, self._key, x509.BasicConstraints(ca=True, path_length=0))
-        self.certificate = root.public_bytes(Encoding.PEM)
-
-    def part(self, name: str) -> Tls:
-        """What the part `name` shows, and that it trusts this authority."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        names = x509.SubjectAlternativeName([x509.DNSName(name)])
-        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        shown = self._signed(subject, key, names).public_bytes(Encoding.PEM)
-        return Tls(shown, private, self.certificate)
-
-    def _signed(self, subject: x509.Name, key: Any, extension: Any) -> x509.Certificate:
-        now = datetime.now(UTC)
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(hours=1))
-            .add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
-            .sign(self._key, hashes.SHA256())
-        )
 
 
 OURS, ANOTHER = Authority(), Authority()
