@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator
 
 import psutil
@@ -40,6 +41,9 @@ async def gated(
 ) -> AsyncIterator[tuple[Passwords, Gate]]:
     gate = Gate()
     monkeypatch.setattr(PasswordHasher, "hash", gate.hash)
+    monkeypatch.setattr(
+        "vlinders_auth.passwords.PATIENCE_SECONDS", 1e9
+    )  # the queue is bounded, too
     yield passwords, gate
     gate.open.set()
 
@@ -105,3 +109,24 @@ async def test_a_turn_is_free_again_when_its_caller_has_left(
     gate.open.set()
     assert await asyncio.gather(*again) == ["$argon2id$"] * (THREADS + QUEUE)
     assert gate.most <= THREADS
+
+
+async def test_as_many_are_let_in_as_can_be_served_in_time_and_those_succeed(
+    passwords: Passwords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*_: object) -> str:
+        time.sleep(0.05)
+        return "$argon2id$"
+
+    monkeypatch.setattr(PasswordHasher, "hash", slow)
+    monkeypatch.setattr("vlinders_auth.passwords.PATIENCE_SECONDS", 0.2)
+    for _ in range(30):  # by then it knows what a password takes
+        await turn(passwords)
+
+    began = time.monotonic()
+    answers = await asyncio.gather(*(turn(passwords) for _ in range(100)), return_exceptions=True)
+    waited = time.monotonic() - began
+
+    assert {type(answer) for answer in answers} == {str, TooManyPasswords}
+    assert answers.count("$argon2id$") <= 0.2 / 0.05 * THREADS + THREADS
+    assert waited < 2

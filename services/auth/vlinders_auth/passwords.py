@@ -3,9 +3,11 @@
 import asyncio
 import ctypes
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 from argon2 import PasswordHasher
@@ -15,6 +17,12 @@ from vlinders_auth.errors import TooManyPasswords
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+PATIENCE_SECONDS = 3.0
+"""How long somebody may have to wait for a thread: well within what his caller waits for us."""
+
+_WEIGHT = 0.2
+"""Of the newest time in the mean of those that passwords took."""
 
 _M_MMAP_THRESHOLD = -3
 """Of glibc's mallopt(3)."""
@@ -30,24 +38,30 @@ class Passwords:
     def __init__(self, *, memory_kib: int, passes: int, threads: int, queue: int) -> None:
         self._hasher = PasswordHasher(time_cost=passes, memory_cost=memory_kib, parallelism=1)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="passwords")
-        self._turns = threads + queue
+        self._at_once = threads
+        self._most = threads + queue
+        self._turns = 0
+        self._seconds = 0.0
+        """What a password takes at the moment: more where others want the processors, too."""
         _hand_memory_back()
-        self._nobodys = self._hasher.hash(secrets.token_urlsafe())
+        self._nobodys = self._timed(self._hasher.hash, secrets.token_urlsafe())
 
     @contextmanager
     def turn(self) -> Iterator[None]:
         """For the block, a place among those who wait for a thread or have one.
 
-        Raises TooManyPasswords, at once, when `queue` callers wait already. Whoever takes it before
-        anything else costs nothing when there is none.
+        Raises TooManyPasswords, at once, when `queue` callers wait already, or so many that he
+        would wait longer than PATIENCE_SECONDS: who is let in can be served. Whoever takes it
+        before anything else costs nothing when there is none.
         """
-        if self._turns == 0:
+        wait = self._turns * self._seconds / self._at_once
+        if self._turns >= self._most or (self._turns >= self._at_once and wait > PATIENCE_SECONDS):
             raise TooManyPasswords
-        self._turns -= 1
+        self._turns += 1
         try:
             yield
         finally:
-            self._turns += 1
+            self._turns -= 1
 
     async def hash(self, password: str) -> str:
         """What to keep."""
@@ -73,7 +87,15 @@ class Passwords:
 
     async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Waits for a thread; whoever leaves meanwhile is passed over."""
-        return await asyncio.wrap_future(self._threads.submit(work, *args, **kwargs))
+        work_timed = partial(self._timed, work)
+        return await asyncio.wrap_future(self._threads.submit(work_timed, *args, **kwargs))
+
+    def _timed(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        began = time.monotonic()
+        done = work(*args, **kwargs)
+        took = time.monotonic() - began
+        self._seconds += (took - self._seconds) * (_WEIGHT if self._seconds else 1.0)
+        return done
 
 
 def _hand_memory_back() -> None:
