@@ -1,7 +1,9 @@
 """Connections: what is no request, comes late, is too large, or leaves."""
 
 import asyncio
+import json
 import re
+import resource
 from collections.abc import Iterable
 from itertools import repeat
 from typing import Any
@@ -9,17 +11,21 @@ from typing import Any
 import pytest
 
 from vlinders.auth.v1.accounts_pb2 import Account
+from vlinders.auth.v1.sessions_pb2 import LoginResponse
 from vlinders.inference.v1.models_pb2 import ListModelsResponse
-from vlinders_gateway import protocol
+from vlinders_gateway import messages, protocol
 from vlinders_gateway.dialects import CANONICAL
 from vlinders_gateway.exchange import EVENTS
 from vlinders_gateway.hot import HotExchange
+from vlinders_gateway.open_connections import SPARE_FILES, OpenConnections, most_of
 from vlinders_gateway.operations import named
 from vlinders_gateway.testing import (
     Running,
+    Script,
     answer_on,
     assert_refused,
     bearer,
+    gateway,
     spoken,
     status_of,
 )
@@ -323,3 +329,193 @@ async def told(port: int, sent: bytes) -> bytes:
         answer = await reader.read()
     writer.close()
     return answer
+
+
+LOGIN = b"POST /v1/auth/login HTTP/1.1\r\nHost: x\r\n"
+
+
+class TestBodiesThatAreMoreThanABody:
+    async def test_a_trailer_is_no_header(self, running: Running, key: str) -> None:
+        trailer = b"Authorization: Bearer %s\r\n" % key.encode()
+        sent = (
+            b"GET /v1/users/me HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"2\r\n{}\r\n0\r\n" + trailer + b"\r\n"
+        )
+        assert_refused(await spoken(running.port, sent), 401, "unauthorized")
+
+    @pytest.mark.parametrize("chunked", [False, True])
+    async def test_the_body_of_an_offer_to_upgrade_is_a_body(
+        self, running: Running, *, chunked: bool
+    ) -> None:
+        """Not the next request, which would be one that nobody in front of us has seen."""
+        running.script.answers["Login"] = LoginResponse()
+        body = json.dumps({"email": "a@example.com", "password": "GET /v1/users/me"}).encode()
+        length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(body)
+        framed = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body
+        head = LOGIN + b"Connection: Upgrade\r\nUpgrade: h2c\r\n" + length + b"\r\n\r\n"
+
+        for pieces in ((head, framed), (head + framed,), (head + framed[:9], framed[9:])):
+            assert status_of(await spoken(running.port, *pieces, pause=0.05)) == 200
+
+        emails = [request.email for request in running.script.requests("Login")]
+        assert emails == ["a@example.com"] * 3
+
+    async def test_after_an_offer_to_upgrade_the_connection_goes_on(
+        self, running: Running, key: str
+    ) -> None:
+        offer = b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        last = GET + b"Connection: close\r\n\r\n"
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(GET + offer + GET + offer + last)
+        assert (await reader.read()).count(b"HTTP/1.1 401") == 3
+        writer.close()
+
+    async def test_it_may_not_come_in_crumbs(self, running: Running) -> None:
+        chunked = LOGIN + b"Transfer-Encoding: chunked\r\n\r\n"
+        answer = await spoken(running.port, chunked + b"1\r\n{\r\n" * 17_000)
+        assert_refused(answer, 400, "invalid_request")
+        assert b"pieces" in answer
+
+    @pytest.mark.parametrize("around", [b"1;" + b"x" * 65_536, b"0\r\nX: " + b"x" * 65_536])
+    async def test_what_is_around_it_has_a_size(self, running: Running, around: bytes) -> None:
+        chunked = LOGIN + b"Transfer-Encoding: chunked\r\n\r\n"
+        answer = await spoken(running.port, chunked, around, *[b"x" * 65_536] * 32)
+        assert_refused(answer, 400, "invalid_request")
+
+    async def test_one_that_breaks_after_its_refusal_gets_no_second_answer(
+        self, running: Running
+    ) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(
+            b"POST /v1/api-keys HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n"
+        )
+        refusal = await answer_on(reader)
+        writer.write(b"{}nonsense")
+        assert status_of(refusal) == 401
+        assert await reader.read() == b""
+        writer.close()
+
+    async def test_one_that_breaks_waits_for_the_answers_before_it(
+        self, running: Running, key: str
+    ) -> None:
+        first = GET + b"Authorization: Bearer " + key.encode() + b"\r\n\r\n"
+        broken = LOGIN + b"Transfer-Encoding: chunked\r\n\r\nnonsense"
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(first + broken)
+        answer = await reader.read()
+        writer.close()
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"]
+
+    async def test_a_refused_one_leaves_the_connection_for_another_request(
+        self, running: Running, key: str
+    ) -> None:
+        size = 5_000_000
+        whole = GET + b"Authorization: Bearer " + key.encode() + b"\r\n\r\n"
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(b"POST /v1/api-keys HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size)
+        assert status_of(await answer_on(reader)) == 401
+        writer.write(b" " * size + whole)
+        assert status_of(await answer_on(reader)) == 200
+        writer.close()
+
+
+async def test_an_address_has_no_fragment(running: Running, key: str) -> None:
+    for address in (b"/v1/users/me#", b"/docs#/../v1/users/me"):
+        sent = b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % address
+        assert_refused(await spoken(running.port, sent), 400, "invalid_request")
+
+
+async def test_only_so_many_requests_wait_on_a_connection(running: Running, key: str) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    writer.write((GET + b"\r\n") * 1_000)
+    answers = (await reader.read()).count(b"HTTP/1.1 401")
+    writer.close()
+    assert answers == messages.MOST_PIPELINED + 1
+
+
+class TestReadersThatDoNotRead:
+    async def test_one_is_not_waited_for_when_the_connection_closes(
+        self, running: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(protocol, "STALL_SECONDS", 0.2)
+        large = Streams([b"x" * 32 * 1024 * 1024])
+        running.edge.serve_hot(CANONICAL, CHAT, CHAT.place, large)
+        _, writer = await asyncio.open_connection("127.0.0.1", running.port, limit=1024)
+        writer.write(POST.replace(b"Host: x", b"Host: x\r\nConnection: close"))
+        async with asyncio.timeout(10):
+            while not running.connections.count:
+                await asyncio.sleep(0.01)
+            while running.connections.count:
+                await asyncio.sleep(0.01)
+        writer.transport.abort()
+
+    async def test_one_that_reads_slowly_but_steadily_is_served(
+        self, running: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(protocol, "STALL_SECONDS", 1.0)
+        size = 24 * 512 * 1024
+        running.edge.serve_hot(CANONICAL, CHAT, CHAT.place, Streams([b"x" * size]))
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(POST)
+        await reader.readuntil(b"\r\n\r\n")
+        for _ in range(24):
+            await reader.readexactly(size // 24)
+            await asyncio.sleep(0.15)
+        await reader.readuntil(b"0\r\n\r\n")
+        writer.close()
+
+    async def test_bodies_that_waited_for_their_turn_give_their_room_back(
+        self, running: Running
+    ) -> None:
+        room = running.edge.limits.room
+        running.edge.serve_hot(CANONICAL, CHAT, CHAT.place, Streams(repeat(b"x"), pause=0.01))
+        for last in (b"10\r\n" + b" " * 10, b"nonsense"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+            chunked = POST.replace(b"Content-Length: 2", b"Transfer-Encoding: chunked")[:-2]
+            writer.write(POST + chunked + b"2\r\n{ \r\n" + last)
+            await reader.readuntil(b"x")
+            writer.transport.abort()
+            async with asyncio.timeout(5):
+                while running.connections.count:
+                    await asyncio.sleep(0.01)
+            assert running.edge.limits.room == room
+
+
+class TestOpenConnections:
+    async def test_one_too_many_is_told_so_and_when_to_come_back(
+        self, script: Script, valkey: str
+    ) -> None:
+        async with gateway(script, valkey, connections=OpenConnections(2, 0)) as running:
+            _, first = await asyncio.open_connection("127.0.0.1", running.port)
+            _, second = await asyncio.open_connection("127.0.0.1", running.port)
+            refusal = await spoken(running.port)
+            assert_refused(refusal, 503, "internal_error")
+            assert b"retry-after: 1" in refusal
+            for writer in (first, second):
+                writer.close()
+            while running.connections.count:
+                await asyncio.sleep(0.01)
+            assert status_of(await spoken(running.port, GET + b"\r\n")) == 401
+
+    def test_an_address_has_its_own_bound_and_a_proxy_has_none(self) -> None:
+        open_connections = OpenConnections(5, 1, exempt=("10.0.0.0/8",))
+        assert open_connections.enter("203.0.113.1")
+        assert not open_connections.enter("203.0.113.1")
+        assert open_connections.enter("2001:db8::1")
+        assert not open_connections.enter("2001:db8::2")  # of the same /64
+        assert open_connections.enter("10.0.0.1")
+        assert not open_connections.enter("10.0.0.1")  # the sixth of all
+        for address in ("203.0.113.1", "203.0.113.1", "10.0.0.1", "10.0.0.1"):
+            open_connections.leave(address)
+        assert open_connections.enter("203.0.113.1")
+        assert open_connections.count == 3
+
+    def test_there_are_never_more_than_descriptors(self) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard // 2, hard))
+        try:
+            assert most_of(100) == 100
+            assert most_of(2 * hard) == hard - SPARE_FILES
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == hard
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

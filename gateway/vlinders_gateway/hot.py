@@ -215,6 +215,11 @@ class HotExchange(Exchange):
         if told is not None:
             told()
 
+    def abandon(self) -> None:
+        """Its turn will not come."""
+        self.bodies.room += self._held
+        self._held = 0
+
     def _go_on(self) -> None:
         """The sender is admitted."""
         self._admitted = True

@@ -12,6 +12,7 @@ from vlinders_gateway.edge import Edge, Rules
 from vlinders_gateway.identity import TOPICS, Identities
 from vlinders_gateway.internal import Internal
 from vlinders_gateway.limits import Limits, Rates
+from vlinders_gateway.open_connections import OpenConnections, most_of
 from vlinders_gateway.server import InternalServer, PublicServer, listen
 from vlinders_gateway.settings import GatewaySettings
 from vlinders_gateway.shared_log import SharedLog
@@ -125,7 +126,14 @@ async def main(settings: GatewaySettings) -> None:
     told = _signalled()
     gateway = Gateway(settings)
     public = PublicServer(
-        gateway.edge, listen(settings.host, settings.port, shared=True), settings.drain
+        gateway.edge,
+        listen(settings.host, settings.port, shared=True),
+        settings.drain,
+        OpenConnections(
+            most_of(settings.max_connections),
+            settings.max_connections_per_address,
+            exempt=settings.trusted_proxies,
+        ),
     )
     internal = Internal(lambda: public.up.is_set() and not told.is_set() and gateway.ready())
     try:

@@ -10,14 +10,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from vlinders_gateway.bodies import WHOLE
+from vlinders_gateway.coalescing import Coalescing
 from vlinders_gateway.edge import Edge
 from vlinders_gateway.hot import Hot, HotExchange
-from vlinders_gateway.refusals import HeadersTooLarge, MalformedRequest, RequestTimeout
+from vlinders_gateway.messages import Messages
+from vlinders_gateway.open_connections import OpenConnections
+from vlinders_gateway.refusals import Overloaded, RequestTimeout
 from vlinders_kit.errors import AppError
 
 HEAD_SECONDS = 10.0
@@ -32,114 +33,84 @@ FAREWELL_SECONDS = 2.0
 STALL_SECONDS = 60.0
 """For a client that does not read what is written to it."""
 
-MOST_HEAD_BYTES = 32 * 1024
-MOST_HEADERS = 100
+LEAST_READ_BYTES = 16 * 1024
+"""What counts as reading: so much of what waits, in `STALL_SECONDS`."""
+
+MOST_REFUSED_BYTES = 16 * 1024 * 1024
+"""What is read of a body that was refused, so that the connection is good for another request.
+What comes then is thrown away."""
+
+MOST_DISCARDED = 64 * 1024 * 1024
+"""What is thrown away of a connection. Then it is not read any more until its time is up."""
+
+HIGH_WATER = 32 * 1024
+"""Bytes that may wait for a slow reader before its answer is held up."""
+
 _SWEEP_SECONDS = 1.0
 
 Refuse = Callable[[AppError], bytes]
 """The whole HTTP answer, with `connection: close`, to a request that cannot be read."""
 
 
-class Coalescing:
-    """A transport that sends what is written in one turn of the loop as one piece.
-
-    uvicorn writes head and body apart, and each write is a system call and a packet.
-    """
-
-    __slots__ = (
-        "_loop",
-        "_transport",
-        "_written",
-        "abort",
-        "get_extra_info",
-        "is_closing",
-        "pause_reading",
-        "resume_reading",
-    )
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._written: list[bytes] = []
-        self.abort = transport.abort
-        self.get_extra_info = transport.get_extra_info
-        self.is_closing = transport.is_closing
-        self.pause_reading = transport.pause_reading
-        self.resume_reading = transport.resume_reading
-
-    def write(self, data: bytes) -> None:
-        if not self._written:
-            self._loop.call_soon(self._flush)
-        self._written.append(data)
-
-    def write_eof(self) -> None:
-        self._flush()
-        self._transport.write_eof()
-
-    def close(self) -> None:
-        self._flush()
-        self._transport.close()
-
-    def _flush(self) -> None:
-        written, self._written = self._written, []
-        if written and not self._transport.is_closing():
-            self._transport.write(written[0] if len(written) == 1 else b"".join(written))
-
-
-class EdgeProtocol(HttpToolsProtocol):
+class EdgeProtocol(Messages):
     """A connection. Subclassed by `protocol` for what a process needs of it."""
 
     edge: Edge
     refuse: Refuse
+    open_connections: OpenConnections
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        transport.set_write_buffer_limits(HIGH_WATER)
         super().connection_made(Coalescing(transport, self.loop))  # type: ignore[arg-type]
-        self._in_head = True
-        self._head_bytes = 0
         self._idle = False
         self._deadline = self.loop.time() + HEAD_SECONDS
         self._stalls_at = math.inf
+        self._unread = 0
         self._over = False
+        self._most_bytes = math.inf
+        self._discarded = 0
         self._hot: HotExchange | None = None
         """What is being answered, if that is of a hot route."""
+        self._before: Any = None
+        """What was asked before what was asked last."""
+        self._address = self.client[0] if self.client else ""
+        if not self.open_connections.enter(self._address):
+            self.refused(Overloaded())
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.open_connections.leave(self._address)
         super().connection_lost(exc)
+        for cycle, _ in self.pipeline:
+            _abandon(cycle)
         if self._hot is not None:
             self._hot.gone()
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
         if self._over:
+            self._discard(data)
             return
         if self._idle:
             self._idle = False
             self._deadline = self.loop.time() + HEAD_SECONDS
-        self._head_bytes += len(data)
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # nothing is offered to upgrade to: it is a request like any other
-        except httptools.HttpParserError:
-            self._end_with(MalformedRequest(what="it is no HTTP/1.1"))
-            return
-        if self._in_head and self._head_bytes > MOST_HEAD_BYTES:
-            self._end_with(HeadersTooLarge())
+        self.feed(data)
+        if self._bytes > self._most_bytes and not self._in_head:
+            self._over = True
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._in_head = True
+        if self._upgrading:
+            return
+        self._begin_head()
         self._idle = False
-        self._deadline = self.loop.time() + HEAD_SECONDS
+        if self._deadline == math.inf:
+            self._deadline = self.loop.time() + HEAD_SECONDS
 
     def on_headers_complete(self) -> None:
-        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size > MOST_HEAD_BYTES or len(self.headers) > MOST_HEADERS:
-            self._end_with(HeadersTooLarge())
-            raise ValueError("headers too large")  # stops the parser
-        self._in_head = False
-        self._head_bytes = 0
-        self._deadline = math.inf  # the body's is the exchange's to keep
+        if self._upgrading:
+            return
+        self._end_head()
+        self._deadline = self._most_bytes = math.inf  # the body's is the exchange's to keep
+        self._before = self.cycle
         hot = self.edge.hot_at(self.url, self.parser.get_method())
         if hot is None:
             super().on_headers_complete()
@@ -147,12 +118,15 @@ class EdgeProtocol(HttpToolsProtocol):
             self._open_hot(hot)
 
     def on_body(self, body: bytes) -> None:
+        self._count(body)
         if isinstance(self.cycle, HotExchange):
             self.cycle.feed(body)
         else:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._upgrading:
+            return
         self.scope[WHOLE] = True  # type: ignore[literal-required]
         self._deadline = math.inf
         if self.cycle is not None and self.cycle.response_complete:
@@ -170,6 +144,7 @@ class EdgeProtocol(HttpToolsProtocol):
             return
         if WHOLE not in self.scope:
             self._deadline = self.loop.time() + LINGER_SECONDS
+            self._most_bytes = self._bytes + MOST_REFUSED_BYTES
         elif not (self._in_head or self.pipeline):
             self._keep()
         self.flow.resume_reading()
@@ -189,8 +164,8 @@ class EdgeProtocol(HttpToolsProtocol):
         scope["http_version"] = version
         kept = version != "1.0" and self.parser.should_keep_alive()
         exchange: Any = HotExchange(hot, scope, self.edge, self, keep_alive=kept)
-        before, self.cycle = self.cycle, exchange
-        if before is None or before.response_complete:
+        self.cycle = exchange
+        if self._before is None or self._before.response_complete:
             self._start_hot(exchange)
         else:
             self.flow.pause_reading()
@@ -210,7 +185,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stalls_at = self.loop.time() + STALL_SECONDS
+        self._watch_reader(self.loop.time())
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -221,17 +196,23 @@ class EdgeProtocol(HttpToolsProtocol):
     def sweep(self, now: float) -> None:
         """Ends the connection if its time is up."""
         if self._stalls_at <= now:
-            self.transport.abort()
+            if self._unread - self.transport.get_write_buffer_size() < LEAST_READ_BYTES:
+                self.transport.abort()
+            else:
+                self._watch_reader(now)
+        elif self.transport.is_closing():
+            if self._stalls_at == math.inf:  # it closes when the rest of its answer is read
+                self._watch_reader(now)
         elif self._deadline <= now:
             self._deadline = math.inf
-            if self._in_head and self._head_bytes and not self._over:
-                self._end_with(RequestTimeout())
+            if self._in_head and not self._over:
+                self.refused(RequestTimeout())
             elif self._hot is not None:
                 self._hot.late()
             else:
                 self.transport.close()
 
-    def _end_with(self, error: AppError) -> None:
+    def refused(self, error: AppError) -> None:
         """The last answer of this connection; what was asked whole before is answered first."""
         if self._over or self.transport.is_closing():
             return
@@ -241,21 +222,42 @@ class EdgeProtocol(HttpToolsProtocol):
             if not cycle.more_body:
                 cycle.keep_alive = False
                 return
+            if self.pipeline:
+                _abandon(self.pipeline.popleft()[0])
+                self._before.keep_alive = False
+                return
             cycle.disconnected = True  # the rest of its body will never come
             cycle.message_event.set()
             if cycle.response_started:
                 self.transport.close()
                 return
-        self.transport.write(type(self).refuse(error))
+        if self._in_head or cycle is None or not cycle.response_complete:
+            self.transport.write(type(self).refuse(error))
         self.transport.write_eof()
         self._deadline = self.loop.time() + FAREWELL_SECONDS
         if self._hot is not None:
             self._hot.gone()
 
+    def _watch_reader(self, now: float) -> None:
+        self._unread = self.transport.get_write_buffer_size()
+        self._stalls_at = now + STALL_SECONDS
 
-def protocol(edge: Edge, refuse: Refuse) -> type[EdgeProtocol]:
+    def _discard(self, data: bytes) -> None:
+        self._discarded += len(data)
+        if self._discarded > MOST_DISCARDED:
+            self.transport.pause_reading()
+
+
+def _abandon(cycle: Any) -> None:
+    """It waited for its turn, which does not come any more."""
+    if isinstance(cycle, HotExchange):
+        cycle.abandon()
+
+
+def protocol(edge: Edge, refuse: Refuse, open_connections: OpenConnections) -> type[EdgeProtocol]:
     """The class of connections to `edge`, whose unreadable requests are answered by `refuse`."""
-    return type("Connection", (EdgeProtocol,), {"edge": edge, "refuse": staticmethod(refuse)})
+    members = {"edge": edge, "refuse": staticmethod(refuse), "open_connections": open_connections}
+    return type("Connection", (EdgeProtocol,), members)
 
 
 async def sweep(state: ServerState) -> None:

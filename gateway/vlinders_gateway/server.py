@@ -12,6 +12,7 @@ from vlinders_gateway.dialects import CANONICAL
 from vlinders_gateway.edge import Edge
 from vlinders_gateway.exchange import Exchange
 from vlinders_gateway.internal import Internal
+from vlinders_gateway.open_connections import OpenConnections
 from vlinders_gateway.protocol import protocol, sweep
 from vlinders_kit.errors import AppError
 
@@ -40,12 +41,17 @@ class Server(uvicorn.Server):
 class PublicServer:
     """Serves `edge` on `listener` until `end`, then until what runs has ended."""
 
-    def __init__(self, edge: Edge, listener: socket.socket, drain: timedelta) -> None:
+    def __init__(
+        self,
+        edge: Edge,
+        listener: socket.socket,
+        drain: timedelta,
+        open_connections: OpenConnections,
+    ) -> None:
         self._edge = edge
         self._listener = listener
-        self._server = Server(
-            _config(edge, http=protocol(edge, self._refuse), drain=int(drain.total_seconds()))
-        )
+        http = protocol(edge, self._refuse, open_connections)
+        self._server = Server(_config(edge, http=http, drain=int(drain.total_seconds())))
 
     @property
     def up(self) -> asyncio.Event:

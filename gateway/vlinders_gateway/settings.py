@@ -79,6 +79,12 @@ class GatewaySettings(PartSettings):
     max_running: int = Field(4096, ge=1)
     """Requests at a time; more are refused with 503."""
 
+    max_connections: int = Field(8192, ge=1)
+    """Connections of clients that are open at a time; on more, a 503 is the only answer."""
+
+    max_connections_per_address: int = Field(2048, ge=0)
+    """Of them, those of one client address (IPv6: its /64) that is no proxy's; 0 is no limit."""
+
     body_deadline: timedelta = timedelta(seconds=60)
     """How long a body may take to arrive."""
 

@@ -28,6 +28,7 @@ from vlinders_gateway.bodies import Limits as BodyLimits
 from vlinders_gateway.edge import Edge, Rules
 from vlinders_gateway.identity import Identities
 from vlinders_gateway.limits import Limits, Rates
+from vlinders_gateway.open_connections import OpenConnections
 from vlinders_gateway.operations import operations
 from vlinders_gateway.server import PublicServer, listen
 from vlinders_gateway.shared_log import SharedLog
@@ -105,6 +106,7 @@ class Running:
     identities: Identities
     limits: Limits
     edge: Edge
+    connections: OpenConnections
 
 
 @asynccontextmanager
@@ -128,6 +130,7 @@ async def gateway(
     bodies: BodyLimits | None = None,
     rates: Rates = RATES,
     clock: Clock | None = None,
+    connections: OpenConnections | None = None,
 ) -> AsyncIterator[Running]:
     async with services(script) as parts, AsyncExitStack() as stack:
         me = Identity("gateway", CALLER_KEY)
@@ -144,14 +147,15 @@ async def gateway(
         edge = Edge(routes.behind(app), rules, bodies or BodyLimits())
         listener = listen("127.0.0.1", 0, shared=False)
         port = listener.getsockname()[1]
-        server = PublicServer(edge, listener, timedelta(seconds=2))
+        connections = connections or OpenConnections(1000, 0)
+        server = PublicServer(edge, listener, timedelta(seconds=2), connections)
         async with asyncio.TaskGroup() as group:
             beside = group.create_task(limits.run())
             serving = group.create_task(server.run())
             await server.up.wait()
             url = f"http://127.0.0.1:{port}"
             async with httpx.AsyncClient(base_url=url) as http:
-                yield Running(url, port, http, script, identities, limits, edge)
+                yield Running(url, port, http, script, identities, limits, edge, connections)
             server.end()
             await serving
             beside.cancel()
