@@ -29,6 +29,9 @@ NAME = "vlinders.gateway"
 
 log = logs.get(__name__)
 
+OFFERED_BY_ONE = {"vlinders.gpu_scheduler": "vlinders.gpu_scheduler.v1.WorkerService"}
+"""Domain → what one of its replicas offers at a time, as its health says."""
+
 
 class Gateway:
     """All that one process needs to serve clients."""
@@ -37,7 +40,7 @@ class Gateway:
         self._settings = settings
         me, tls = Identity("gateway", settings.key), settings.tls
         self._channels = {
-            domain: connect(target, domain, me, tls)
+            domain: connect(target, domain, me, tls, offering=OFFERED_BY_ONE.get(domain))
             for domain, target in (
                 ("vlinders.auth", settings.auth),
                 ("vlinders.billing", settings.billing),

@@ -101,7 +101,8 @@ class Process:
     async def offer(self, service: str, *, offered: bool) -> None:
         """Has health say of one service whether it can be used here, where the others can.
 
-        Each can, once the process is ready, unless this was told otherwise before.
+        Each can, once the process is ready, unless this was told otherwise before. `service` may
+        as well be a name for health alone.
         """
         self._withheld -= {service}
         if not offered:
@@ -174,7 +175,7 @@ class Process:
 
     async def _become_ready(self) -> None:
         self._ready = True
-        for service in ("", *self.services):
+        for service in {"", *self.services, *self._withheld}:
             await self._health.set(service, _status(service not in self._withheld))
 
     async def _drain(self) -> None:

@@ -1,6 +1,7 @@
 """gRPC between parts: what stands before every handler, and channels that say who calls."""
 
 import inspect
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -198,18 +199,29 @@ def _refusal(error: grpc.aio.AioRpcError) -> Status | None:
 
 
 def connect(
-    target: str, audience: str, identity: Identity, tls: Tls | None = None
+    target: str,
+    audience: str,
+    identity: Identity,
+    tls: Tls | None = None,
+    *,
+    offering: str | None = None,
 ) -> grpc.aio.Channel:
     """A channel to the service `audience` (as `vlinders.auth`) at `target`; with `tls`, encrypted.
 
-    Calls carry `identity`, unless their metadata name a caller already, and a deadline always.
+    Calls carry `identity`, unless their metadata name a caller already, and a deadline always. They
+    go to those addresses whose health says that `offering`, the full name of a service, can be
+    used there, where it is given: of replicas that take turns only one offers it.
     """
     interceptors: list[grpc.aio.ClientInterceptor] = [
         _SignedUnary(audience, identity),
         _SignedStream(audience, identity),
         _SignedServerStream(audience, identity),
     ]
-    return open_channel(target, audience, tls, options=OPTIONS, interceptors=interceptors)
+    options = [*OPTIONS]
+    if offering is not None:
+        asked = {"healthCheckConfig": {"serviceName": offering}}
+        options.append(("grpc.service_config", json.dumps(asked)))
+    return open_channel(target, audience, tls, options=options, interceptors=interceptors)
 
 
 def on_behalf_of(identity: Identity, caller: Caller, audience: str) -> list[tuple[str, bytes]]:

@@ -114,7 +114,9 @@ async def test_an_engine_that_dies_in_the_middle_is_told_with_what_it_had_produc
             await _read_tokens(answer, 20)
             _kill_engine(here)
             *_, usage, error = await events(answer)
-        assert usage["usage"]["completion_tokens"] == here.produced("r1")
+        counted = usage["usage"]["completion_tokens"]
+        # The engine writes a token down before it sends it, and may be killed in between.
+        assert here.produced("r1") - 1 <= counted <= here.produced("r1")
         assert error["error"]["code"] == "ENGINE_FAILED"
 
 

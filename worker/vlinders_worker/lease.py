@@ -6,6 +6,9 @@ from vlinders.gpu_scheduler.v1.workers_pb2 import Lease as LeaseMessage
 from vlinders.gpu_scheduler.v1.workers_pb2 import Welcome
 from vlinders_kit.clock import Clock
 
+BEAT_PERIOD = timedelta(seconds=2)
+"""Where a scheduler says none."""
+
 
 class Lease:
     """No clock is compared with another host's: lengths of time run on this host's monotonic clock.
@@ -19,6 +22,8 @@ class Lease:
         self._clock = clock
         self.epoch = 0
         self.ticket_key = b""
+        self.beat_period = timedelta()
+        """How far beats are to be apart."""
         self._length = timedelta()
         self._until = float("-inf")
         self._hub_ahead_ms = float("-inf")
@@ -38,6 +43,7 @@ class Lease:
         self.epoch = welcome.epoch
         self.ticket_key = welcome.ticket_key
         self._length = welcome.lease.ToTimedelta()
+        self.beat_period = welcome.beat_period.ToTimedelta() or BEAT_PERIOD
         self._until = hello_sent_at + self._length.total_seconds()
         self._hub_ahead_ms = float("-inf")
         self._hear(welcome.hub_clock_ms)
@@ -51,6 +57,9 @@ class Lease:
         sent_at = self._sent.get(renewed.beat_seq)
         if renewed.epoch != self.epoch or sent_at is None:
             return
+        if renewed.HasField("lease"):
+            self._length = renewed.lease.ToTimedelta()
+            self.beat_period = renewed.beat_period.ToTimedelta()
         self._sent = {seq: at for seq, at in self._sent.items() if seq > renewed.beat_seq}
         self._until = max(self._until, sent_at + self._length.total_seconds())
         self._hear(renewed.hub_clock_ms)

@@ -32,6 +32,8 @@ JITTER = 0.1
 LOAD_SECONDS = 0.1
 FIRST_WAIT, LONGEST_WAIT = 0.2, 5.0
 WELCOME_SECONDS = 5.0
+BEATS_UNANSWERED = 3
+"""So many in a row, and another scheduler is tried, where there is one."""
 
 OPTIONS: Sequence[tuple[str, int | str]] = (
     ("grpc.keepalive_time_ms", 10_000),
@@ -98,13 +100,13 @@ class SchedulerStream:
         self._inventory = inventory
         self._drain = drain
         self._clock = clock
-        self._welcomed = self._left = False
+        self._welcomed = self._silent = self._left = False
 
     async def run(self) -> None:
         """Connects, and connects again, until `leave`."""
         wait, turn = FIRST_WAIT, 0
         while not self._left:
-            self._welcomed = False
+            self._welcomed = self._silent = False
             target = self._targets[turn % len(self._targets)]
             try:
                 await self._live(target)
@@ -113,9 +115,9 @@ class SchedulerStream:
             if self._left:
                 return
             if self._welcomed:
-                wait = FIRST_WAIT  # it went well for a while: the same address first
-            else:
-                turn += 1
+                wait = FIRST_WAIT
+            if self._silent or not self._welcomed:
+                turn += 1  # else it went well for a while: the same address first
             wait = min(wait * 2, LONGEST_WAIT)
             await asyncio.sleep(random.uniform(FIRST_WAIT, wait))
 
@@ -141,16 +143,27 @@ class SchedulerStream:
             self._lease.begin(first.welcome, hello_sent_at=sent_at)
             self._welcomed = True
             log.info("registered", scheduler=target, epoch=self._lease.epoch)
-            period = first.welcome.beat_period.ToTimedelta().total_seconds() or 2.0
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._write(call, period))
+                group.create_task(self._write(call))
                 group.create_task(self._read(call, group))
 
     async def _read(self, call: Call, group: asyncio.TaskGroup) -> None:
-        while (message := await _next(call)) is not None:
+        while (message := await self._heard(call)) is not None:
             self._hear(message, group)
         if not self._left:
             raise _Ended("the scheduler ended it")
+
+    async def _heard(self, call: Call) -> HubMessage | None:
+        """The next message. Where another scheduler may have followed this one, it is not waited
+        for so long that the lease ends: beats have answers."""
+        if len(self._targets) == 1:
+            return await _next(call)
+        try:
+            async with asyncio.timeout(BEATS_UNANSWERED * self._lease.beat_period.total_seconds()):
+                return await _next(call)
+        except TimeoutError:
+            self._silent = True
+            raise _Ended("the scheduler is silent") from None
 
     def _hear(self, message: HubMessage, group: asyncio.TaskGroup) -> None:
         kind = message.WhichOneof("kind")
@@ -164,7 +177,7 @@ class SchedulerStream:
         await self._drain(drain.deadline.ToTimedelta())
         self.leave()
 
-    async def _write(self, call: Call, period: float) -> None:
+    async def _write(self, call: Call) -> None:
         """One writer, so that a beat that is due goes before everything else that waits."""
         seq, next_beat, next_load = 0, 0.0, 0.0
         changes = self._changes
@@ -175,6 +188,7 @@ class SchedulerStream:
                 self._lease.beat_leaves(seq)
                 beat = Beat(seq=seq, epoch=self._lease.epoch)
                 await call.write(WorkerMessage(beat=beat))
+                period = self._lease.beat_period.total_seconds()
                 next_beat = now + period * random.uniform(1 - JITTER, 1 + JITTER)
             elif changes.load and now >= next_load:
                 changes.load = False

@@ -21,9 +21,10 @@ def test_what_is_not_told_is_as_the_readme_says(
 
 
 def test_replicas_are_of_parts() -> None:
-    options = Options.read({"REPLICAS": "gateway=2 inference=3"})
+    options = Options.read({"REPLICAS": "gateway=2 inference=3 gpu-scheduler=2"})
 
-    assert [options.count(part) for part in ("gateway", "inference", "auth")] == [2, 3, 1]
+    parts = ("gateway", "inference", "gpu-scheduler", "auth")
+    assert [options.count(part) for part in parts] == [2, 3, 2, 1]
 
 
 def test_contracts_have_two_workers_unless_told_otherwise() -> None:
@@ -41,7 +42,7 @@ def test_contracts_have_two_workers_unless_told_otherwise() -> None:
         ("PROVIDERS", "nowhere.yaml", "there is no such file"),
         ("REPLICAS", "gateway", "is not understood"),
         ("REPLICAS", "gateway=0", "is not understood"),
-        ("REPLICAS", "gpu-scheduler=2", "is not understood"),
+        ("REPLICAS", "postgres=2", "is not understood"),
     ],
 )
 def test_what_is_wrong_is_said(name: str, value: str, told: str) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Self
 
 PROFILES = ("default", "contracts")
-MANY = ("gateway", "auth", "billing", "inference", "worker")
-"""Parts of which there can be several processes. The gpu-scheduler decides alone."""
+MANY = ("gateway", "auth", "billing", "inference", "gpu-scheduler", "worker")
+"""Parts of which there can be several processes. Of the gpu-schedulers one is active."""
 SHIPPED = Path(__file__).parents[1]
 """Where the profiles' catalogues and engines are."""
 

@@ -18,6 +18,9 @@ log = logs.get(__name__)
 
 Changed = Callable[[Worker, Move], None]
 
+NOTICEABLE = 1.1
+"""By so much beats must be to become longer before a worker is told."""
+
 
 class Fleet:
     def __init__(
@@ -29,6 +32,7 @@ class Fleet:
         self._clock = clock
         self._timers = timers
         self._beats_per_second = beats_per_second
+        self._at_ease = beats_per_second * timers.beat
         self._changed = changed
 
     @property
@@ -84,8 +88,18 @@ class Fleet:
         if worker.line is not line or worker.epoch != epoch:
             raise StaleEpoch(worker_id=worker.id, epoch=epoch)
 
-    def beat(self, worker: Worker) -> None:
-        self._move(worker, worker.life.beat(self._clock.monotonic()))
+    def beat(self, worker: Worker) -> Timers | None:
+        """Hears a beat. Answers what the worker is to keep from now on, where that has changed:
+        in a fleet that has grown, longer beats with longer leases."""
+        life = worker.life
+        self._move(worker, life.beat(self._clock.monotonic()))
+        if len(self.workers) <= self._at_ease:
+            return None
+        wanted = self.timers
+        if wanted.beat < life.timers.beat * NOTICEABLE:
+            return None
+        life.stretch(wanted)
+        return wanted
 
     def lose(self, worker: Worker, line: Line) -> None:
         """The stream broke. If it was the worker's own, it is suspect at once.

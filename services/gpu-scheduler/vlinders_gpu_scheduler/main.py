@@ -2,7 +2,7 @@
 
 from vlinders.gpu_scheduler.v1.picks_pb2_grpc import add_PickServiceServicer_to_server
 from vlinders.gpu_scheduler.v1.workers_pb2_grpc import add_WorkerServiceServicer_to_server
-from vlinders_gpu_scheduler.scheduler import Scheduler
+from vlinders_gpu_scheduler.scheduler import Scheduler, Standing
 from vlinders_gpu_scheduler.service import PickService, WorkerService
 from vlinders_gpu_scheduler.settings import GpuSchedulerSettings
 from vlinders_gpu_scheduler.tickets import TicketKeys
@@ -14,6 +14,8 @@ from vlinders_kit.relay import Relay
 
 NAME = "vlinders.gpu_scheduler"
 WORKERS, PICKS = f"{NAME}.v1.WorkerService", f"{NAME}.v1.PickService"
+FLEET = f"{NAME}.fleet"
+"""A name for health alone: whether this replica has the fleet, and most of it is heard."""
 
 
 async def main(settings: GpuSchedulerSettings) -> None:
@@ -22,12 +24,13 @@ async def main(settings: GpuSchedulerSettings) -> None:
         process.closers.append(db.close)
         keys = TicketKeys(bytes.fromhex(settings.caller_key.get_secret_value()))
 
-        async def tell(active: bool) -> None:
+        async def tell(standing: Standing) -> None:
             """Clients that ask health find the active replica; a standby is alive all the same."""
             for service in (WORKERS, PICKS):
-                await process.offer(service, offered=active)
+                await process.offer(service, offered=standing.active)
+            await process.offer(FLEET, offered=standing.active and not standing.alarmed)
 
-        await tell(False)
+        await tell(Standing())
         scheduler = Scheduler(
             db, SystemClock(), keys, settings.bounds, holder=settings.holder, told=tell
         )

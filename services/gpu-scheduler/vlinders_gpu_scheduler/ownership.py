@@ -16,14 +16,15 @@ from vlinders_kit import logs
 from vlinders_kit.db import Database, Tx
 from vlinders_kit.outages import Outage
 
-VALID = timedelta(seconds=10)
-"""How long ownership lasts without being renewed."""
+VALID = timedelta(seconds=4)
+"""How long ownership lasts without being renewed: an owner that is killed is followed within five
+seconds, for which inference can do without."""
 
-RENEW_SECONDS = 3.0
-TRY_SECONDS = 1.0
+RENEW_SECONDS = 1.0
+TRY_SECONDS = 0.5
 """Between two tries of a standby."""
 
-PATIENCE_SECONDS = 3.0
+PATIENCE_SECONDS = 2.0
 """What a statement may take, connecting included."""
 
 _TAKE = text("""

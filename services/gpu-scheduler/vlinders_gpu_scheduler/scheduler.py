@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
-from vlinders_gpu_scheduler import registry
+from vlinders_gpu_scheduler import measures, registry
 from vlinders_gpu_scheduler.doubt import TICK
 from vlinders_gpu_scheduler.errors import NotActive
 from vlinders_gpu_scheduler.hub import Bounds, Hub
@@ -19,18 +20,32 @@ FLEET = "fleet"
 """The resource that the active replica owns."""
 
 TIDY_SECONDS = 3600.0
+MEASURE_SECONDS = 5.0
+"""Between two counts of the fleet, which cost a millisecond for a thousand workers."""
 
 log = logs.get(__name__)
 
-Told = Callable[[bool], Awaitable[None]]
+
+@dataclass(frozen=True)
+class Standing:
+    """How a replica stands, for its health."""
+
+    active: bool = False
+    """It has the fleet."""
+
+    alarmed: bool = False
+    """So many workers are silent that the hub doubts what it sees."""
 
 
-async def _nobody(active: bool) -> None:
+Told = Callable[[Standing], Awaitable[None]]
+
+
+async def _nobody(standing: Standing) -> None:
     """For whom it is all the same."""
 
 
 class Scheduler:
-    """`told` hears whether this replica is active, whenever that changes."""
+    """`told` hears how this replica stands, whenever that changes."""
 
     def __init__(
         self,
@@ -96,12 +111,12 @@ class Scheduler:
                 hub.adopt(registration)
         log.info("active", term=term, workers=len(hub.fleet.workers))
         self._hub = hub
-        await self._told(True)
+        await self._told(Standing(active=True))
         try:
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(work)
-                    for work in (writer.run(), self._tick(hub), self._tidy())
+                    for work in (writer.run(), self._tick(hub), self._measure(hub), self._tidy())
                 ]
                 await self._ownership.keep()
                 for task in running:
@@ -109,14 +124,27 @@ class Scheduler:
         finally:
             self._hub = None
             hub.close(NotActive())
-            await self._told(False)
+            measures.standby()
+            await self._told(Standing())
 
     async def _tick(self, hub: Hub) -> None:
+        loop, doubt, alarmed = asyncio.get_running_loop(), hub.fleet.doubt, False
         while True:
+            due = loop.time() + TICK
             await asyncio.sleep(TICK)
+            measures.lag(max(0.0, loop.time() - due))
             if hub.tick():
                 log.warning("stalled")
                 self._ownership.poke()
+            if doubt.alarmed != alarmed:
+                alarmed = doubt.alarmed
+                measures.many_silent(alarmed)
+                await self._told(Standing(active=True, alarmed=alarmed))
+
+    async def _measure(self, hub: Hub) -> None:
+        while True:
+            measures.fleet(hub.fleet.workers.values())
+            await asyncio.sleep(MEASURE_SECONDS)
 
     async def _tidy(self) -> None:
         while True:

@@ -31,6 +31,10 @@ FOLLOWS: Mapping[State, frozenset[State]] = {
 }
 """What may come after what, within one epoch."""
 
+LONGEST_STRETCH = 2.0
+"""Of beats and leases in a large fleet. A new hub ends nobody for two leases, so whatever another
+one has lent is over by then."""
+
 FAILURES = 3
 """Requests in a row that could not be begun on a worker before it is suspect."""
 
@@ -59,8 +63,8 @@ class Timers:
 
     def stretched(self, workers: int, *, beats_per_second: float) -> Self:
         """With so many workers that beats would be too many: longer beats, and leases with them."""
-        beat = max(self.beat, workers / beats_per_second)
-        return replace(self, beat=beat, lease=self.lease * beat / self.beat)
+        stretch = min(max(1.0, workers / beats_per_second / self.beat), LONGEST_STRETCH)
+        return replace(self, beat=self.beat * stretch, lease=self.lease * stretch)
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,13 @@ class Life:
                 self._failures = 0
                 return self._move(State.ONLINE, "beats again")
         return None
+
+    def stretch(self, timers: Timers) -> None:
+        """Waits longer from now on. The worker may be told after this, not before: its own lease
+        must never be the longer one. For the same reason there is no way back in an epoch."""
+        self.timers = timers
+        self._rhythm = Rhythm(timers.beat)
+        self._heard(self.heard_at)
 
     def suspect(self, now: float, reason: str) -> Move | None:
         if self.state is not State.ONLINE:

@@ -29,6 +29,8 @@ from vlinders_kit.rpc import connect
 from vlinders_kit.sealing import Sealer
 
 NAME = "vlinders.inference"
+PICKS = "vlinders.gpu_scheduler.v1.PickService"
+"""What the active replica of the gpu-scheduler offers, and no other."""
 
 PRICES_WITHIN = 10.0
 """Seconds that a start waits for the prices, so that who is ready can sell."""
@@ -54,7 +56,9 @@ async def main(settings: InferenceSettings) -> None:
         usage = UsageLog(db.url)
         process.background("usage", usage.run)
         process.closers.append(usage.close)
-        to_scheduler = connect(settings.gpu_scheduler, "vlinders.gpu_scheduler", identity, tls)
+        to_scheduler = connect(
+            settings.gpu_scheduler, "vlinders.gpu_scheduler", identity, tls, offering=PICKS
+        )
         process.closers.append(to_scheduler.close)
         router = _router(process, Picks(to_scheduler), models, settings)
         _serve(process, models, credit, router, usage, settings)

@@ -186,10 +186,14 @@ def _take(hub: Hub, worker: Worker, line: WorkerLine, message: pb.WorkerMessage)
     if kind == "beat":
         beat = message.beat
         hub.fleet.require(worker, line, beat.epoch)
-        hub.fleet.beat(worker)
-        return pb.Lease(
+        longer = hub.fleet.beat(worker)
+        lease = pb.Lease(
             beat_seq=beat.seq, epoch=beat.epoch, hub_clock_ms=hub_ms(hub.clock.monotonic())
         )
+        if longer is not None:
+            lease.lease.CopyFrom(_duration(longer.lease))
+            lease.beat_period.CopyFrom(_duration(longer.beat))
+        return lease
     _check(message)
     if kind == "load":
         hub.fleet.require(worker, line, message.load.epoch)
