@@ -24,7 +24,7 @@ INSTALL := $(if $(UV),$(UV) pip install --python $(BIN)/python --compile-bytecod
 PIN := uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
   --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: help up down setup proto test chaos check baseline requirements
+.PHONY: help up down setup proto test chaos bench soak check baseline requirements
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,10 +45,16 @@ test: setup ## Every test, on real parts
 chaos: setup ## Break the platform on a large scale, and print the figures; ONLY=draining takes one kind
 	VLINDERS_CHAOS=long $(BIN)/python -m pytest $(or $(ONLY:%=tests/chaos/test_%.py),tests/chaos)
 
+bench: setup ## What it costs, beside its peers, into bench/README.md; QUICK=1 ONLY="ours json-64" for a look
+	$(BIN)/python -m bench
+
+soak: setup ## Half an hour of mixed load, MINUTES=480 for more: does the memory grow?
+	ONLY=soak $(BIN)/python -m bench
+
 check: setup ## All that must hold: style, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy $(PACKAGES:%=-p %)
+	$(BIN)/mypy $(PACKAGES:%=-p %) -p bench
 	@$(MAKE) --no-print-directory test
 
 baseline: proto ## Write down the contracts as they are now: what breaks them is found from then on

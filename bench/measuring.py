@@ -77,3 +77,15 @@ def settle(running: Running) -> None:
         time.sleep(_QUIET_SECONDS)
         if Snapshot.take().seconds(roots) - before < _QUIET_SHARE * _QUIET_SECONDS:
             return
+
+
+def told(found: Measured) -> str:
+    """A line that shows how it went."""
+    cost = "nothing" if found.cost_us is None else f"{found.cost_us:.1f} us"
+    answered = found.answered
+    wrong = f", {answered.failed} FAILED: {answered.first_error}" if answered.failed else ""
+    return (
+        f"{found.case.name}, {found.target}: {cost} a {found.case.unit}, {found.rate:.0f}/s,"
+        f" first byte {answered.first_byte_us['p50'] / 1000:.2f} ms,"
+        f" others {found.others:.2f} cores{wrong}"
+    )

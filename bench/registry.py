@@ -1,6 +1,6 @@
 """The benches, in the order in which they are run and the page has them."""
 
-from bench import side_by_side
+from bench import growth, side_by_side, soak, streams
 from bench.benches import Bench
 
-BENCHES: tuple[Bench, ...] = (side_by_side.BENCH,)
+BENCHES: tuple[Bench, ...] = (side_by_side.BENCH, streams.BENCH, growth.BENCH, soak.BENCH)

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from bench.benches import Bench
 from bench.cases import CASES
 from bench.comparison import tables_of
-from bench.measuring import Measured, measure
+from bench.measuring import Measured, measure, told
 from bench.peers import Absent
 from bench.plan import Plan, say
 from bench.programs import Programs, compiled, load, provider
@@ -71,19 +71,8 @@ def _round(
             for name in order:
                 found = measure(programs, name, there[name], case, plan)
                 measured.append(found)
-                say(f"round {number + 1} of {plan.rounds}, {_line(found)}")
+                say(f"round {number + 1} of {plan.rounds}, {told(found)}")
     return measured
-
-
-def _line(found: Measured) -> str:
-    cost = "nothing" if found.cost_us is None else f"{found.cost_us:.1f} us"
-    answered = found.answered
-    wrong = f", {answered.failed} FAILED: {answered.first_error}" if answered.failed else ""
-    return (
-        f"{found.case.name}, {found.target}: {cost} a {found.case.unit}, {found.rate:.0f}/s,"
-        f" first byte {answered.first_byte_us['p50'] / 1000:.2f} ms,"
-        f" others {found.others:.2f} cores{wrong}"
-    )
 
 
 BENCH = Bench(
