@@ -234,6 +234,17 @@ class TestSelfDoubt:
         ended = watched.states(silent).count(State.OFFLINE)
         assert 1 <= ended <= 6, "one every ten seconds"
 
+    def test_c_while_more_than_half_are_silent_none_is_let_go(self, watched: Watched) -> None:
+        workers = watched.join(50)
+        watched.age()
+
+        watched.run(60, beating=workers[:20])
+
+        assert watched.fleet.doubt.alarmed
+        assert State.OFFLINE not in watched.states(workers)
+        watched.run(60, beating=workers[:30])
+        assert 1 <= watched.states(workers).count(State.OFFLINE) <= 6
+
     def test_c_beats_that_come_again_end_the_alarm(self, watched: Watched) -> None:
         workers = watched.join(50)
         watched.age()
@@ -300,6 +311,41 @@ class TestSelfDoubt:
         for module in (doubt, fleet, states, suspicion):
             names = {getattr(value, "__module__", "") for value in vars(module).values()}
             assert not any(name.startswith(("sqlalchemy", "psycopg", "grpc")) for name in names)
+
+
+class TestLargeFleet:
+    """Beats that would be too many come less often, and leases grow before a worker is told."""
+
+    @pytest.fixture
+    def large(self, watched: Watched) -> Watched:
+        watched.fleet = Fleet(watched.clock, TIMERS, beats_per_second=5, changed=lambda *_: None)
+        return watched
+
+    def test_that_has_grown_tells_those_who_were_there_before(self, large: Watched) -> None:
+        early, *_ = large.join(10)
+        assert large.fleet.beat(early) is None
+        large.join(5, first=11)
+
+        longer = large.fleet.beat(early)
+
+        assert longer is not None
+        assert (longer.beat, longer.lease) == (3, 22.5)
+        assert early.life.timers == longer
+        assert large.fleet.beat(early) is None, "told once"
+
+    def test_that_shrinks_keeps_the_leases_it_has_lent(self, large: Watched) -> None:
+        early, *others = large.join(20)
+        large.fleet.beat(early)
+        for worker in others:
+            large.fleet.leave(worker)
+
+        assert large.fleet.beat(early) is None
+        assert early.life.timers.lease == 30
+
+    def test_never_lends_more_than_a_new_hub_waits(self, large: Watched) -> None:
+        large.join(100)
+
+        assert large.fleet.timers.lease == 2 * TIMERS.lease <= GRACE
 
 
 class TestDrain:

@@ -27,6 +27,9 @@ fault or the network's until shown otherwise."""
 RELEASE_EVERY = 10.0
 """Seconds between two workers that are let go while many are silent."""
 
+MOST = 0.5
+"""While more than this share of them is silent, none is let go: it is we who hear nothing."""
+
 
 class Doubt:
     """The doubts of one hub, from when it began."""
@@ -38,6 +41,7 @@ class Doubt:
         self._looked_at = now
         self._lags: deque[tuple[float, float]] = deque()
         self._released_at = now
+        self._deaf = False
 
     def look(self, now: float) -> bool:
         """To be called every TICK; True when the hub has stalled since the last look."""
@@ -57,12 +61,15 @@ class Doubt:
         """Whether a stall of our own is so recent that broken streams may be its work."""
         return self.lag(now) > STALL
 
-    def weigh(self, *, fallen: int, silent: int, living: int) -> None:
+    def weigh(self, now: float, *, fallen: int, silent: int, living: int) -> None:
         """Tells how many fell silent within the last lease, are silent now, and live at all."""
         if fallen > max(FEW, MANY * living):
+            if not self.alarmed:
+                self._released_at = now
             self.alarmed = True
         elif silent == 0:
             self.alarmed = False
+        self._deaf = self.alarmed and silent > MOST * living
 
     def may_end(self, now: float) -> bool:
         """Whether one worker may be ended for its silence. Each yes under alarm uses up a turn."""
@@ -70,7 +77,7 @@ class Doubt:
             return False
         if not self.alarmed:
             return True
-        if now - self._released_at < RELEASE_EVERY:
+        if self._deaf or now - self._released_at < RELEASE_EVERY:
             return False
         self._released_at = now
         return True

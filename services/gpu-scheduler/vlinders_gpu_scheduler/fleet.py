@@ -153,7 +153,7 @@ class Fleet:
         silent = [w for w in self._suspects if w.line is None or w.life.silent(now)]
         fallen = sum(now - w.life.suspected_at <= w.life.timers.lease for w in silent)
         before = self.doubt.alarmed
-        self.doubt.weigh(fallen=fallen, silent=len(silent), living=len(self.workers))
+        self.doubt.weigh(now, fallen=fallen, silent=len(silent), living=len(self.workers))
         if self.doubt.alarmed != before:
             tell = log.error if self.doubt.alarmed else log.info
             tell(
