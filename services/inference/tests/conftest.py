@@ -5,7 +5,7 @@ import json
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -293,6 +293,8 @@ class Stage:
     chunk = staticmethod(chunk)
     completion = staticmethod(completion)
     START = START
+    USAGE = USAGE
+    DONE = DONE
 
     async def answered(self, exchange: Awaited) -> "Answer":
         return await answered(exchange)
@@ -365,6 +367,7 @@ def _models(provider: Engine, spare: Engine) -> list[Model]:
     return [
         Model(id="m", offers=one, **plain),
         Model(id="m-two", offers=two, **plain),
+        Model(id="m-streamed", offers=(replace(one[0], always_stream=True),), **plain),
         Model(id="m-keys", offers=(_offer(provider, "mock", 0, "sk-a", "sk-b"),), **plain),
         Model(id="vectors", offers=one, **(plain | {"embeddings": True, "max_tokens": 0})),
         Model(id="own", **own),

@@ -231,3 +231,39 @@ def test_a_header_cannot_smuggle_another(value: str) -> None:
 def test_a_target_is_an_http_origin(origin: str) -> None:
     with pytest.raises(ValueError, match="origin"):
         Target(origin, connect_seconds=1)
+
+
+async def test_what_an_engine_still_sends_after_it_was_stopped_comes() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.rpartition(b"Content-Length: ")[2]))
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\none ")
+        assert await reader.read() == b""  # its client waits no more
+        writer.write(b"two")
+        writer.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    target = Target(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", connect_seconds=1)
+    asked: list[Response] = []
+    response = await target.post(HEAD, b"", asked.append)
+    assert await response.read() == b"one "
+
+    asked[0].stop()
+
+    assert await whole(response) == b"two"
+    assert not target.connected
+    listening.close()
+
+
+async def test_a_connection_that_was_stopped_is_not_used_again() -> None:
+    server = Server(OK, OK)
+    async with talking(server) as target:
+        stopped: list[Response] = []
+
+        def stop(response: Response) -> None:
+            response.stop()
+            stopped.append(response)
+
+        assert await whole(await target.post(HEAD, b"", stop)) == b"ok"
+        assert await whole(await target.post(HEAD, b"")) == b"ok"
+    assert server.connections == 2

@@ -45,6 +45,54 @@ async def test_who_leaves_a_stream_pays_for_what_came(stage: Any) -> None:
     await asyncio.wait_for(closed.wait(), 1)
 
 
+async def test_who_leaves_a_whole_answer_that_is_streamed_to_us_pays_for_what_came(
+    stage: Any,
+) -> None:
+    closed = asyncio.Event()
+    stage.provider.script.append(endless(stage, closed))
+    exchange = stage.open(CHAT | {"model": "m-streamed"})
+    await stage.until(lambda: bool(stage.provider.bodies))
+    await asyncio.sleep(0.2)  # both tokens have come; nobody is told
+    exchange.cancel()
+
+    record = await stage.record()
+
+    assert record.outcome == record.OUTCOME_CANCELLED
+    assert (record.output_tokens, record.estimated) == (2, True)
+    await asyncio.wait_for(closed.wait(), 1)
+
+
+async def test_who_wants_an_answer_whole_gets_what_its_provider_streams(stage: Any) -> None:
+    streamed = await stage.ask(CHAT | {"model": "m-streamed"})
+    whole = await stage.ask(CHAT)
+
+    own = {name: streamed.json[name] for name in ("id", "created", "model")}
+    assert streamed.json == whole.json | own
+    assert [body.get("stream", False) for body in stage.provider.bodies] == [True, False]
+    first, second = await stage.records(2)
+    assert (first.output_tokens, first.estimated) == (second.output_tokens, second.estimated)
+
+
+async def test_who_leaves_a_worker_before_its_first_word_pays_what_it_says_it_had_produced(
+    stage: Any,
+) -> None:
+    async def counts(request: web.Request, body: Any) -> web.StreamResponse:
+        begun.set()
+        await stage.worker.cancelled.get()
+        return await stage.streams(stage.USAGE, stage.DONE)(request, body)
+
+    begun = asyncio.Event()
+    stage.worker.script.append(counts)
+    exchange = stage.open(CHAT | {"model": "own", "stream": True})
+    await begun.wait()
+    exchange.cancel()
+
+    record = await stage.record()
+
+    assert (record.outcome, record.output_tokens) == (record.OUTCOME_CANCELLED, 3)
+    assert not record.estimated
+
+
 async def test_who_leaves_before_a_whole_answer_pays_for_the_prompt(stage: Any) -> None:
     async def slow(request: web.Request, body: Any) -> web.StreamResponse:
         begun.set()

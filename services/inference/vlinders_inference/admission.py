@@ -21,7 +21,7 @@ from vlinders_kit.outages import Outage
 SCARCE_SECONDS = 10.0
 """How long a wallet that lent less than was wanted is asked for one request's ceiling at a time."""
 
-IDLE_SECONDS = 5.0
+IDLE_SECONDS = 3.0
 """After so long without an admission, a lease gives back what no running request may need."""
 
 TICK_SECONDS = 1.0

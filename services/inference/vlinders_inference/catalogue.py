@@ -41,6 +41,8 @@ class Offer:
     limit_field: str | None
     priority: int
     keys: tuple[ProviderKey, ...]
+    always_stream: bool = False
+    """It is asked to stream what clients want whole, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,11 @@ async def store(tx: Tx, configured: Configured, sealer: Sealer) -> None:
         statement = insert(ModelRow).values(id=id, **values)
         await tx.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
     for provider in configured.providers:
-        where = {"base_url": provider.base_url, "active": True}
+        where = {
+            "base_url": provider.base_url,
+            "always_stream": provider.always_stream,
+            "active": True,
+        }
         row = insert(ProviderRow).values(name=provider.name, **where)
         await tx.execute(row.on_conflict_do_update(index_elements=["name"], set_=where))
         purpose = _purpose(provider.name)
@@ -142,12 +148,12 @@ async def load(tx: Tx, sealer: Sealer) -> Catalogue:
         keys.setdefault(row.provider, []).append(ProviderKey(row.position, secret))
     offers: dict[str, list[Offer]] = {}
     found = await tx.execute(
-        select(OfferRow, ProviderRow.base_url)
+        select(OfferRow, ProviderRow.base_url, ProviderRow.always_stream)
         .join(ProviderRow, ProviderRow.name == OfferRow.provider)
         .where(ProviderRow.active)
         .order_by(OfferRow.priority, func.lower(OfferRow.provider))
     )
-    for offer, base_url in found:
+    for offer, base_url, always_stream in found:
         offers.setdefault(offer.model, []).append(
             Offer(
                 provider=offer.provider,
@@ -156,6 +162,7 @@ async def load(tx: Tx, sealer: Sealer) -> Catalogue:
                 limit_field=offer.limit_field,
                 priority=offer.priority,
                 keys=tuple(keys.get(offer.provider, [ProviderKey(0, None)])),
+                always_stream=always_stream,
             )
         )
     models = await tx.scalars(select(ModelRow).where(ModelRow.active))

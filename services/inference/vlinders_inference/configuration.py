@@ -113,6 +113,8 @@ class Provider(_Section):
     """Variables of the environment that hold keys."""
     priority: int = 0
     """The smallest is tried first; those with the same take turns."""
+    always_stream: bool = False
+    """It is asked to stream what clients want whole, too: who leaves then pays what had come."""
     models: dict[ModelId, Offered]
 
     def keys(self, environment: Mapping[str, str]) -> list[SecretStr]:

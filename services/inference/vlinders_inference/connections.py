@@ -8,7 +8,7 @@ client costs some 75 µs a request and 15 µs a chunk; around the same parser th
 import asyncio
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -69,6 +69,11 @@ class Response:
         if not self.ended:
             self._connection.abort()
 
+    def stop(self) -> None:
+        """Has the engine see that nobody waits for the rest. What it had sent still comes."""
+        if not self.ended:
+            self._connection.half_close()
+
     async def begun(self) -> None:
         """Returns when status and headers have come. Raises Disconnected."""
         while not self._begun:
@@ -126,16 +131,21 @@ class Target:
     def connected(self) -> bool:
         return bool(self._open)
 
-    async def post(self, head: bytes, body: bytes) -> Response:
+    async def post(
+        self, head: bytes, body: bytes, asked: Callable[[Response], None] | None = None
+    ) -> Response:
         """The answer that has begun to a request whose `head` is as `head_of` makes it.
 
-        Raises Disconnected. A connection that was kept, and that the engine closed just as it was
-        used, is replaced by another: nothing was done with the request.
+        `asked` gets it before it has begun, when it can be stopped already. Raises Disconnected. A
+        connection that was kept, and that the engine closed just as it was used, is replaced by
+        another: nothing was done with the request.
         """
         while True:
             kept, sent_at = bool(self._idle), time.monotonic()
             connection = self._idle.pop() if kept else await self._connect()
             response = connection.send(b"%s%d\r\n\r\n" % (head, len(body)), body)
+            if asked is not None:
+                asked(response)
             try:
                 await response.begun()
             except Disconnected:
@@ -217,6 +227,7 @@ class _Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._until_close = True
         self._unasked = False
+        self._halved = False
 
     def send(self, head: bytes, body: bytes) -> Response:
         self.heard = False
@@ -233,6 +244,13 @@ class _Connection(asyncio.Protocol):
 
     def resume(self) -> None:
         self._transport.resume_reading()
+
+    def half_close(self) -> None:
+        self._halved = True
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:  # TLS has no half-closed state
+            self._transport.close()
 
     def abort(self) -> None:
         self._lose(Disconnected("aborted"))
@@ -296,7 +314,8 @@ class _Connection(asyncio.Protocol):
             return
         self._response = None
         response.end()
-        if self._parser.should_keep_alive() and not self._transport.is_closing():
+        reusable = self._parser.should_keep_alive() and not self._halved
+        if reusable and not self._transport.is_closing():
             self._transport.resume_reading()
             self._target.keep(self)
         else:

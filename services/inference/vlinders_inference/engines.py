@@ -13,13 +13,16 @@ import msgspec
 
 from vlinders_inference.breakers import Breaker
 from vlinders_inference.connections import Disconnected, Response, Target
-from vlinders_inference.waits import TookTooLong, Wait
+from vlinders_inference.waits import ClientLeft, TookTooLong, Wait
 
 PATHS = {"CreateChatCompletion": "chat/completions", "CreateEmbeddings": "embeddings"}
 """Operation → path below an engine's base URL."""
 
 REFUSALS = (400, 413, 422)
 """Statuses that are of the client's making: another engine would say the same."""
+
+STOP_SECONDS = 0.5
+"""How long an engine that sees nobody wait may go on, before it is cut off."""
 
 _RESTS = {401: 60.0, 403: 60.0, 429: 5.0}
 """Seconds for which a way is left alone at once: its key is not good, or used too much."""
@@ -90,23 +93,31 @@ class Attempt:
     """It failed in a way in which the same provider would fail again."""
     worker_id: str = ""
     """With own workers, which of them."""
+    always_stream: bool = False
+    """It is asked to stream what clients want whole, too."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """With own workers, what shows the right to this request, for the cancel too."""
     cancel_path: str = ""
     """Where the engine is told to stop, and goes on to say what it has produced.
 
-    Empty: it is stopped by the end of the connection.
+    Empty: it is stopped by the end of our half of the connection, and what it had sent counts.
     """
 
 
 async def post(attempt: Attempt, body: bytes, wait: Wait, timeouts: Timeouts) -> Response:
     """The answer of status 200 that `attempt` has begun.
 
-    Raises AttemptFailed, Refused, and ClientLeft as `wait` does.
+    From then on the client's leaving has the engine stop, if it has no `cancel_path` by the end of
+    the connection. Raises AttemptFailed, Refused, and ClientLeft as `wait` does.
     """
+
+    def asked(response: Response) -> None:
+        if not attempt.cancel_path:
+            wait.when_left(response.stop, settle=STOP_SECONDS)
+
     try:
         with wait.at_most(timeouts.first_byte):
-            response = await attempt.target.post(attempt.head, body)
+            response = await attempt.target.post(attempt.head, body, asked)
         if response.status != 200:
             try:
                 with wait.at_most(timeouts.connect):
@@ -116,6 +127,8 @@ async def post(attempt: Attempt, body: bytes, wait: Wait, timeouts: Timeouts) ->
     except TookTooLong:
         raise AttemptFailed("no answer in time", everywhere=True) from None
     except Disconnected:
+        if wait.left:
+            raise ClientLeft from None
         raise AttemptFailed("connection failed", everywhere=True) from None
     if response.headers.get(b"content-encoding", b"identity") != b"identity":
         response.close()
@@ -134,6 +147,8 @@ async def read(response: Response, wait: Wait, idle: float) -> bytes:
     except TookTooLong:
         raise AttemptFailed("the answer stands still") from None
     except Disconnected:
+        if wait.left:
+            raise ClientLeft from None
         raise AttemptFailed("connection lost") from None
 
 

@@ -10,14 +10,7 @@ from vlinders.api.v1.caller_pb2 import Caller
 from vlinders.inference.v1.events_pb2 import UsageRecorded
 from vlinders_inference import measures, spans
 from vlinders_inference.admission import CreditBook
-from vlinders_inference.answers import (
-    LARGEST_ANSWER,
-    BrokenAnswer,
-    Reader,
-    completion,
-    embeddings,
-    used,
-)
+from vlinders_inference.answers import BrokenAnswer, Reader, completion, embeddings
 from vlinders_inference.catalogue import Catalogue, Model
 from vlinders_inference.connections import Disconnected, Response
 from vlinders_inference.engines import Attempt, AttemptFailed, Timeouts, post, read
@@ -30,15 +23,19 @@ from vlinders_inference.errors import (
 )
 from vlinders_inference.jobs import Job
 from vlinders_inference.metering import UsageLog
-from vlinders_inference.prices import Tokens
+from vlinders_inference.prices import NONE, Tokens
 from vlinders_inference.requests import Ask, body_for, read_chat, read_embeddings
 from vlinders_inference.routes import WORKER, Router
 from vlinders_inference.streams import EventStream
 from vlinders_inference.waits import Client, ClientLeft, TookTooLong, Wait, Watch
+from vlinders_inference.wholes import Gathering, Pieces, Taker
 from vlinders_kit import tracing
 from vlinders_kit.clock import Clock
 from vlinders_kit.errors import AppError
 from vlinders_kit.ids import new_id
+
+SETTLE_SECONDS = 2.0
+"""How long a worker that was told to stop may take to say what its engine has produced."""
 
 STALL_SECONDS = 75.0
 """How long a client may take nothing of its answer. The gateway gives up earlier."""
@@ -146,34 +143,43 @@ class Generations:
 
     async def _whole(self, job: Job, wait: Wait) -> bytes:
         """The answer of the first engine that gives one, for the client, whole."""
-        ask = job.ask
+        taker: Taker | None = None
 
         async def start(attempt: Attempt) -> Response:
+            nonlocal taker
+            taker = _taker(job, attempt)
             return await self._post(job, attempt, wait)
 
         try:
             response = await self._router.first(job, start)
-            try:
-                body = await self._all(response, wait)
-            finally:
-                response.close()
+            assert taker is not None
+            await self._take(job, response, taker, wait)
             if wait.left:
-                job.tokens = used(body, ask)
                 raise ClientLeft
-            spans.heard(job, body)
-            read_answer = OPERATIONS[job.operation].answer
-            whole = read_answer(body, ask, _answer_id(job), int(job.started_at.timestamp()))
+            whole = taker.whole()
         except ClientLeft:
-            # What an engine that is closed has done by then, nobody says: the prompt, at least.
-            if job.asked and job.served_by != WORKER:
-                job.tokens = Tokens(input=ask.prompt_guess, estimated=True)
+            if job.asked and taker is not None:
+                job.tokens = taker.used()
             raise
         except (AttemptFailed, BrokenAnswer) as broken:
-            raise UpstreamFailed(model=ask.model.id, cause=str(broken)) from None
+            raise UpstreamFailed(model=job.ask.model.id, cause=str(broken)) from None
         job.token_came()
         job.tokens, job.finish_reason = whole.tokens, whole.finish_reason
         job.outcome = UsageRecorded.OUTCOME_COMPLETED
         return whole.body
+
+    async def _take(self, job: Job, response: Response, taker: Taker, wait: Wait) -> None:
+        """Has all of the answer taken in. Raises AttemptFailed, BrokenAnswer and ClientLeft."""
+        try:
+            while True:
+                data = await read(response, wait, self._timeouts.first_byte)
+                spans.heard(job, data)
+                if taker.feed(data):
+                    break
+        except BaseException:
+            response.close()
+            raise
+        self._router.let_go(response)
 
     async def _stream(self, job: Job, wait: Wait) -> bytes:
         """Sends the stream of the first engine that begins one; returns the end of it."""
@@ -187,6 +193,8 @@ class Generations:
         try:
             await self._relay(job, wait, begun)
         except AttemptFailed as failed:
+            if wait.left:
+                raise ClientLeft from None
             raise UpstreamFailed(model=job.ask.model.id, cause=failed.cause) from None
         finally:
             job.tokens, job.finish_reason = events.tokens(), events.finish_reason
@@ -211,17 +219,19 @@ class Generations:
                 out = events.feed(data) if data else events.end()
                 if out:
                     return _Streaming(attempt, response, events, out)
+                if wait.left and (events.broken is not None or events.done):
+                    raise ClientLeft
                 if events.broken is not None or events.done:
                     raise AttemptFailed(events.broken or "the answer is empty")
         except BaseException:
             response.close()
+            job.tokens = events.tokens() if wait.left else NONE
             raise
 
     async def _relay(self, job: Job, wait: Wait, begun: _Streaming) -> None:
         """Passes events on, in one wait for all of them, until the stream is done or broken."""
         events, client, read_more = begun.events, wait.client, begun.response.read
         out, idle, sending = begun.out, self._timeouts.idle, True
-        stoppable = bool(begun.attempt.cancel_path)
         try:
             with wait.at_most(STALL_SECONDS):
                 while True:
@@ -230,8 +240,6 @@ class Generations:
                     await client.send(out)
                     if events.done or events.broken is not None:
                         return
-                    if client.cancelled and not stoppable:
-                        raise ClientLeft
                     sending = False
                     wait.at_most(idle)
                     data = await read_more()
@@ -250,21 +258,27 @@ class Generations:
         """Asks the engine. From then on the client's leaving has the engine stop."""
         if wait.client.cancelled:
             raise ClientLeft
-        wait.on_leave = partial(self._router.stop, attempt) if attempt.cancel_path else None
+        stop = partial(self._router.stop, attempt) if attempt.cancel_path else None
+        wait.when_left(stop, settle=SETTLE_SECONDS if stop is not None else 0.0)
         job.asked = True
-        body = body_for(job.ask, attempt.name, attempt.limit_field)
+        body = body_for(job.ask, attempt.name, attempt.limit_field, stream=_gathers(job, attempt))
         return await post(attempt, body, wait, self._timeouts)
 
-    async def _all(self, response: Response, wait: Wait) -> bytes:
-        """The whole body. Raises AttemptFailed, BrokenAnswer for one too large, and ClientLeft."""
-        pieces = []
-        size = 0
-        while piece := await read(response, wait, self._timeouts.first_byte):
-            pieces.append(piece)
-            size += len(piece)
-            if size > LARGEST_ANSWER:
-                raise BrokenAnswer("the answer is too large")
-        return b"".join(pieces)
+
+def _taker(job: Job, attempt: Attempt) -> Taker:
+    """What takes in the answer of `attempt`, for a client that wants it whole."""
+    told = job.ask, _answer_id(job), int(job.started_at.timestamp())
+    if _gathers(job, attempt):
+        return Gathering(*told)
+    # What a provider that is closed has done by then, nobody says: the prompt, at least.
+    least = Tokens(input=job.ask.prompt_guess, estimated=True)
+    unsaid = NONE if attempt.served_by == WORKER else least
+    return Pieces(*told, OPERATIONS[job.operation].answer, unsaid)
+
+
+def _gathers(job: Job, attempt: Attempt) -> bool:
+    """Whether the engine is asked to stream although the client wants the answer whole."""
+    return attempt.always_stream and not job.ask.stream and not job.ask.model.embeddings
 
 
 def _answer_id(job: Job) -> str:

@@ -40,6 +40,8 @@ class ProviderRow(Table):
 
     name: Mapped[str] = mapped_column(primary_key=True)
     base_url: Mapped[str]
+    always_stream: Mapped[bool]
+    """It is asked to stream what its clients want whole, too."""
     active: Mapped[bool]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 

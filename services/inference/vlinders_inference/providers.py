@@ -33,6 +33,7 @@ class _Way:
             name=self.offer.upstream,
             limit_field=self.offer.limit_field,
             breaker=self.breaker,
+            always_stream=self.offer.always_stream,
         )
 
 

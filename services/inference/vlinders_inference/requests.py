@@ -176,8 +176,11 @@ def read_embeddings(body: bytes, find: Callable[[str], Model]) -> Ask:
     )
 
 
-def body_for(ask: Ask, name: str, limit_field: str | None) -> bytes:
-    """The body that asks an engine for it: the model under the engine's `name`, usage always."""
+def body_for(ask: Ask, name: str, limit_field: str | None, *, stream: bool = False) -> bytes:
+    """The body that asks an engine for it: the model under the engine's `name`, usage always.
+
+    With `stream` it is asked to stream what the client wants whole.
+    """
     fields = ask.fields
     fields["model"] = name
     if ask.max_tokens:
@@ -186,6 +189,8 @@ def body_for(ask: Ask, name: str, limit_field: str | None) -> bytes:
         fields[limit_field or ask.limit_field] = ask.max_tokens
     if ask.stream:
         fields["stream_options"] = {"include_usage": True}
+    elif stream:
+        return _encode(fields | {"stream": True, "stream_options": {"include_usage": True}})
     return _encode(fields)
 
 

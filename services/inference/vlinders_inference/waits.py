@@ -12,9 +12,6 @@ from typing import Any, Protocol
 EVERY_SECONDS = 0.1
 """How late a wait may end."""
 
-SETTLE_SECONDS = 2.0
-"""How long an engine that was told to stop may take to say what it has produced."""
-
 
 class Client(Protocol):
     """Whoever gets the answer."""
@@ -44,15 +41,25 @@ class Wait:
             data = await response.read()
 
     `at_most` may be called again inside, for the next thing. Raises TookTooLong or, when the client
-    leaves, ClientLeft in place of what the block waits for. With `on_leave` set, a leave calls that
-    instead, and the wait goes on for SETTLE_SECONDS.
+    leaves, ClientLeft in place of what the block waits for. An engine that can be stopped is told
+    to first (`when_left`), and what it then still says is waited for.
     """
 
-    __slots__ = ("_armed", "_deadline", "_left_at", "_task", "_tripped", "client", "on_leave")
+    __slots__ = (
+        "_armed",
+        "_deadline",
+        "_left_at",
+        "_settle",
+        "_stop",
+        "_task",
+        "_tripped",
+        "client",
+    )
 
     def __init__(self, client: Client, loop: asyncio.AbstractEventLoop) -> None:
         self.client = client
-        self.on_leave: Callable[[], Any] | None = None
+        self._stop: Callable[[], Any] | None = None
+        self._settle = 0.0
         self._task = asyncio.current_task(loop)  # without the loop it costs a system call
         self._armed = False
         self._tripped = False
@@ -63,6 +70,10 @@ class Wait:
     def left(self) -> bool:
         """Whether the client's leaving was noticed, so that the engine was told to stop."""
         return self._left_at is not None
+
+    def when_left(self, stop: Callable[[], Any] | None, *, settle: float = 0.0) -> None:
+        """From now on the client's leaving calls `stop`, and waits end so many seconds later."""
+        self._stop, self._settle = stop, settle
 
     def at_most(self, seconds: float) -> "Wait":
         self._deadline = time.monotonic() + seconds
@@ -89,11 +100,10 @@ class Wait:
             return
         if self.client.cancelled and self._left_at is None:
             self._left_at = now
-            if self.on_leave is not None:
-                self.on_leave()
+            if self._stop is not None:
+                self._stop()
         if self._left_at is not None:
-            settle = SETTLE_SECONDS if self.on_leave is not None else 0.0
-            self._deadline = min(self._deadline, self._left_at + settle)
+            self._deadline = min(self._deadline, self._left_at + self._settle)
         if now >= self._deadline and self._task is not None:
             self._tripped = True
             self._task.cancel()

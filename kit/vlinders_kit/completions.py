@@ -1,4 +1,4 @@
-"""Assembly: an answer in one piece, put together from the events of a stream."""
+"""Completions in OpenAI's shape: a whole one, put together from the events of a stream."""
 
 from typing import Any
 

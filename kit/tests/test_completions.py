@@ -2,7 +2,7 @@
 
 import msgspec
 
-from vlinders_worker.assembly import Assembly
+from vlinders_kit.completions import Assembly
 
 HEAD = {"id": "c", "created": 1, "model": "m"}
 
