@@ -57,6 +57,23 @@ class TestBodies:
             assert_refused(answer, 400, "invalid_request")
             assert words in answer.json()["error"]["message"]
 
+    @pytest.mark.parametrize("part", [b"{},", b"[],", b"1,", b'"k":1,', b'"",'])
+    async def test_one_of_very_many_parts_is_not_read(
+        self, running: Running, user: dict[str, str], part: bytes
+    ) -> None:
+        many, few = part * 400_001, part * 100_000
+        for parts, words in ((many, "400000 values"), (few, "not valid JSON")):
+            answer = await running.http.post("/v1/api-keys", content=parts, headers=user)
+            assert_refused(answer, 400, "invalid_request")
+            assert words in answer.json()["error"]["message"]
+
+    async def test_what_is_in_a_text_is_no_part(
+        self, running: Running, user: dict[str, str]
+    ) -> None:
+        text = {"name": '[{\\",:"' * 500_000}
+        answer = await running.http.post("/v1/api-keys", json=text, headers=user)
+        assert "values" not in answer.json()["error"]["message"]
+
     @pytest.mark.parametrize(
         "body",
         [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from vlinders_gateway.refusals import (
     BodyNotAnObject,
     BodyTooLarge,
     JsonTooDeep,
+    JsonTooManyParts,
     MalformedJson,
     Overloaded,
     RequestTimeout,
@@ -28,6 +30,7 @@ _SMALL = 256 * 1024
 """Bytes that are scanned at once; what is larger is scanned beside the event loop."""
 
 _SLICE = 64 * 1024
+_NO_PARTS = bytes(char for char in range(256) if char not in b"[{,:")
 _STEPS = bytes(1 if char in b"[{" else 255 if char in b"]}" else char for char in range(256))
 _NO_BRACKETS = bytes(char for char in range(256) if char not in b"[]{}")
 
@@ -42,6 +45,9 @@ class Limits:
 
     most_bytes: int = 10 * 1024 * 1024
     deepest: int = 64
+    most_parts: int = 400_000
+    """Arrays, objects, items and keys: once read, each takes some hundred bytes."""
+
     seconds: float = 60.0
     """From the request's begin to the end of its body."""
 
@@ -61,21 +67,26 @@ async def read(exchange: AsgiExchange) -> bytes:
     if len(body) > limits.most_bytes:
         raise BodyTooLarge(most_bytes=limits.most_bytes)
     if is_long(body):
-        await asyncio.to_thread(check_depth, body, limits.deepest)
+        await asyncio.to_thread(check_shape, body, limits)
     else:
-        check_depth(body, limits.deepest)
+        check_shape(body, limits)
     return bytes(body)
 
 
 def is_long(body: bytes) -> bool:
-    """Whether `check_depth` may take so long that it belongs in a thread."""
+    """Whether `check_shape` may take so long that it belongs in a thread."""
     return len(body) > _SMALL
 
 
-def check_depth(body: bytes, deepest: int) -> None:
-    """Raises JsonTooDeep for a body that nests deeper."""
-    if body.count(b"[") + body.count(b"{") > deepest and deeper_than(deepest, body):
-        raise JsonTooDeep(most=deepest)
+def check_shape(body: bytes, limits: Limits) -> None:
+    """Raises JsonTooDeep or JsonTooManyParts for a body that would be dear to read."""
+    opened = body.count(b"[") + body.count(b"{")
+    if opened > limits.deepest and deeper_than(limits.deepest, body):
+        raise JsonTooDeep(most=limits.deepest)
+    if opened + body.count(b",") + body.count(b":") > limits.most_parts:
+        parts = sum(len(text.translate(None, _NO_PARTS)) for text in _outside_of_strings(body))
+        if parts > limits.most_parts:
+            raise JsonTooManyParts(most=limits.most_parts)
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -96,17 +107,24 @@ def deeper_than(deepest: int, body: bytes) -> bool:
 
     Exact for valid JSON, and bounded for anything else: nothing is parsed, only C loops run.
     """
-    level, in_string = 0, 0
-    clean = body.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in body else body
-    for start in range(0, len(clean), _SLICE):
-        parts = clean[start : start + _SLICE].split(b'"')
-        brackets = b"".join(parts[in_string::2]).translate(_STEPS, _NO_BRACKETS)
-        in_string ^= (len(parts) - 1) & 1
-        levels = list(accumulate(memoryview(brackets).cast("b"), initial=level))
+    level = 0
+    for text in _outside_of_strings(body):
+        steps = text.translate(_STEPS, _NO_BRACKETS)
+        levels = list(accumulate(memoryview(steps).cast("b"), initial=level))
         if max(levels) > deepest:
             return True
         level = levels[-1]
     return False
+
+
+def _outside_of_strings(body: bytes) -> Iterator[bytes]:
+    """All of `body` but what is in strings, slice by slice."""
+    in_string = 0
+    clean = body.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in body else body
+    for start in range(0, len(clean), _SLICE):
+        parts = clean[start : start + _SLICE].split(b'"')
+        yield b"".join(parts[in_string::2])
+        in_string ^= (len(parts) - 1) & 1
 
 
 async def _gather(exchange: AsgiExchange) -> bytearray:

@@ -236,7 +236,7 @@ class HotExchange(Exchange):
             self._admitting = self._connection.loop.create_task(self._wait_for(self._scanned(body)))
             return
         try:
-            bodies.check_depth(body, self.bodies.deepest)
+            bodies.check_shape(body, self.bodies)
             self._app.serve(self, body)
         except Exception as error:
             self.fail(error)
@@ -253,7 +253,7 @@ class HotExchange(Exchange):
             self._go_on()
 
     async def _scanned(self, body: bytes) -> None:
-        await asyncio.to_thread(bodies.check_depth, body, self.bodies.deepest)
+        await asyncio.to_thread(bodies.check_shape, body, self.bodies)
         self._app.serve(self, body)
 
     def _whole(self, status: int, headers: Iterable[Header], body: bytes) -> None:

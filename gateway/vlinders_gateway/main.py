@@ -100,6 +100,7 @@ class Gateway:
         bodies = BodyLimits(
             most_bytes=settings.max_body_bytes,
             deepest=settings.max_json_depth,
+            most_parts=settings.max_json_parts,
             seconds=settings.body_deadline.total_seconds(),
         )
         edge = Edge(routes.behind(app), rules, bodies)

@@ -65,6 +65,12 @@ class JsonTooDeep(InvalidArgument):
     most: int
 
 
+class JsonTooManyParts(InvalidArgument):
+    """The body has more than {most} values."""
+
+    most: int
+
+
 class BodyNotAnObject(InvalidArgument):
     """The body must be a JSON object."""
 

@@ -76,6 +76,9 @@ class GatewaySettings(PartSettings):
     max_json_depth: int = Field(64, ge=1)
     """Deepest nesting of a body."""
 
+    max_json_parts: int = Field(400_000, ge=1000)
+    """Arrays, objects, items and keys of a body, all together."""
+
     max_running: int = Field(4096, ge=1)
     """Requests at a time; more are refused with 503."""
 
