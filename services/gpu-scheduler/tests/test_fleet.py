@@ -292,12 +292,13 @@ class TestSelfDoubt:
     def test_c_and_d_a_new_hub_that_finds_many_suspect_does_not_end_them_together(
         self, watched: Watched
     ) -> None:
+        well = watched.join(12)
         known = [
             watched.fleet.adopt(watched.hello(f"worker_{n}"), n, b"key", State.SUSPECT, LONG_AGO)
-            for n in range(10)
+            for n in range(100, 110)
         ]
 
-        watched.run(GRACE + 15)
+        watched.run(GRACE + 15, beating=well)
 
         assert 1 <= watched.states(known).count(State.OFFLINE) <= 3
 
