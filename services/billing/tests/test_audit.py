@@ -97,7 +97,14 @@ TAMPERINGS = {
     "a loss": ["UPDATE usage_record SET lost_nanos = 8 WHERE request_id = 'req_lost'"],
     "tokens of a usage record": ["UPDATE usage_record SET output_tokens = output_tokens - 1"],
     "a price": ["UPDATE price_version SET output_nanos = 0"],
-    "a usage record that was never settled": ["DELETE FROM settled_request"],
+    "a usage record that was never settled": [
+        "CREATE TABLE usage_record_now PARTITION OF usage_record DEFAULT",
+        "UPDATE usage_record SET finished_at = now()",
+        "DELETE FROM settled_request",
+    ],
+    "a settled request that was never kept": [
+        "INSERT INTO settled_request (request_id) VALUES ('req_nobody')"
+    ],
 }
 
 

@@ -53,6 +53,26 @@ async def test_partitions_are_there_before_their_month(bank: Any, upkeep: Upkeep
     assert made == ["usage_record_2026_12", "usage_record_2027_01"]
 
 
+async def test_that_a_request_was_settled_is_forgotten_after_a_month_and_its_record_is_kept(
+    bank: Any, upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlinders_billing.usage.FORGET_BATCH", 2)
+    await bank.fund("ten_1", 100)
+    await bank.lend("ten_1", 100, id="l")
+    old, young = [bank.usage("ten_1", "l", 10) for _ in range(5)], bank.usage("ten_1", "l", 10)
+    await bank.record(*old, young)
+    month = text("UPDATE settled_request SET at = at - interval '32 days' WHERE request_id <> :id")
+    async with bank.db.begin() as tx:
+        await tx.execute(month, {"id": young.request_id})
+
+    await upkeep.forget()
+    await bank.record(young)
+
+    assert (await bank.count("settled_request"), await bank.count("usage_record")) == (1, 6)
+    assert (await bank.wallet("ten_1")).balance_nanos == 40
+    assert (await bank.audit()).findings == []
+
+
 async def test_the_ledger_is_proved_once_an_interval_by_whichever_replica(upkeep: Upkeep) -> None:
     found = await asyncio.gather(*(upkeep.audit() for _ in range(3)))
 

@@ -137,15 +137,17 @@ class PriceVersion(Table):
 
 
 class SettledRequest(Table):
-    """A request whose usage has taken effect: what makes it take effect once.
+    """A request whose usage has taken effect: what makes it take effect once. Kept for a month.
 
     Beside the records because these are partitioned, and a partitioned table has no unique column
     that its partitions are not cut by.
     """
 
     __tablename__ = "settled_request"
+    __table_args__ = (Index("settled_request_at", "at"),)
 
     request_id: Mapped[str] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class UsageRecord(Table):

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from sqlalchemy import text
 
-from vlinders_billing import audit, leases, partitions
+from vlinders_billing import audit, leases, partitions, usage
 from vlinders_billing.settings import BillingSettings
 from vlinders_kit import logs
 from vlinders_kit.clock import Clock
@@ -47,8 +47,10 @@ class Upkeep:
         await self._all("sweep", lambda tx: leases.sweep(tx, self.settings.lease_grace))
 
     async def forget(self) -> None:
-        """Deletes leases that nobody can ask for any more."""
+        """Deletes leases that nobody can ask for any more, and what says of requests that nobody
+        can tell again that they were settled."""
         await self._all("forget", leases.forget)
+        await self._all("forget requests", usage.forget)
 
     async def make_partitions(self) -> None:
         """Makes the partitions of this month and the next before anything is written there."""
