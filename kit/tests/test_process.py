@@ -74,6 +74,18 @@ async def part(port: int, manner: str) -> None:
         life.DRAIN = timedelta(seconds=0.1)
     async with Process("vlinders.test", port=port, key=CALLER_KEY) as process:
         process.serve(SERVICE, add_IdentityServiceServicer_to_server, Servicer())
+        if manner == "takes turns":
+            await process.offer(SERVICE, offered=False)
+
+            async def turn() -> None:
+                asked = asyncio.Event()
+                asyncio.get_running_loop().add_reader(sys.stdin, asked.set)
+                await asked.wait()
+                asyncio.get_running_loop().remove_reader(sys.stdin)
+                await process.offer(SERVICE, offered=True)
+                await forever()
+
+            process.background("turn", turn)
         process.closers.append(lambda: saying("closed first"))
         process.closers.append(lambda: saying("closed last"))
         process.drains.append(lambda: saying("drained"))
@@ -98,6 +110,12 @@ class Child:
     async def says(self, what: str) -> None:
         assert self.process.stdout is not None
         assert (await self.process.stdout.readline()).decode().strip() == what
+
+    async def told(self) -> None:
+        """Has a line come in."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"\n")
+        await self.process.stdin.drain()
 
     async def rest(self) -> tuple[list[str], str, int]:
         """What it says until it has ended, its log, and its exit code."""
@@ -130,6 +148,25 @@ async def test_a_part_that_is_told_to_end_stops_in_order(number: signal.Signals)
     assert said == ["drained", "background cancelled", "closed last", "closed first"]
     assert code == 0
     assert '"event": "ready"' in log
+
+
+async def test_calls_go_where_the_service_is_offered() -> None:
+    async with child("takes turns") as one, child("takes turns") as other:
+        await one.ready()
+        await other.ready()
+        target = f"ipv4:{one.address},{other.address}"
+        identity = Identity("gateway", CALLER_KEY)
+        async with connect(target, "vlinders.test", identity, offering=SERVICE) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await IdentityServiceStub(channel).Introspect(ASK)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+            await other.told()
+            asking = IdentityServiceStub(channel).Introspect(ASK, wait_for_ready=True, timeout=30)
+            call = asyncio.ensure_future(asking)
+            await other.says("begun")
+            await other.told()
+            await call
 
 
 async def test_a_call_that_runs_is_finished_and_no_other_is_taken() -> None:

@@ -208,6 +208,18 @@ Hosts = Callable[..., AbstractAsyncContextManager[Host]]
 
 @pytest.fixture
 async def scheduler() -> AsyncIterator[ScriptedScheduler]:
+    async with scripted_scheduler() as scripted:
+        yield scripted
+
+
+@pytest.fixture
+async def another_scheduler() -> AsyncIterator[ScriptedScheduler]:
+    async with scripted_scheduler() as scripted:
+        yield scripted
+
+
+@asynccontextmanager
+async def scripted_scheduler() -> AsyncIterator[ScriptedScheduler]:
     scripted = ScriptedScheduler()
     server = grpc.aio.server()
     add_WorkerServiceServicer_to_server(scripted, server)

@@ -74,6 +74,21 @@ def test_an_answer_of_another_epoch_or_to_no_beat_renews_nothing(
     assert not lease.holds
 
 
+def test_an_answer_may_lend_it_for_longer(lease: Lease, clock: ManualClock) -> None:
+    lease.beat_leaves(1)
+    longer = LeaseMessage(beat_seq=1, epoch=3)
+    longer.lease.FromTimedelta(timedelta(seconds=30))
+    longer.beat_period.FromTimedelta(timedelta(seconds=4))
+    clock.advance(5)
+    lease.renew(longer)
+
+    assert lease.beat_period == timedelta(seconds=4)
+    clock.advance(24.9)
+    assert lease.holds
+    clock.advance(0.2)
+    assert not lease.holds
+
+
 def test_the_hub_s_clock_is_known_by_its_fastest_message(lease: Lease, clock: ManualClock) -> None:
     begin(lease, epoch=4, hello_sent_at=clock.monotonic(), hub_clock_ms=5_000)
     clock.advance(2)

@@ -142,6 +142,18 @@ async def test_the_next_scheduler_is_tried_when_one_is_gone(
         assert here.agent.lease.holds
 
 
+async def test_the_next_scheduler_is_tried_when_one_answers_no_beat(
+    host: Any, numbered: Any, scheduler: Any, another_scheduler: Any
+) -> None:
+    targets = f"127.0.0.1:{scheduler.port}, 127.0.0.1:{another_scheduler.port}"
+    async with host(numbered, scheduler=targets) as here:
+        scheduler.renews = False
+        await another_scheduler.until(lambda: another_scheduler.all("beat"))
+
+        assert len(scheduler.hellos) == 1, "it was not asked again"
+        assert here.agent.lease.holds
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings"])
 async def test_a_request_is_not_started_twice(host: Any, numbered: Any, path: str) -> None:
     async with host(numbered) as here:

@@ -15,7 +15,7 @@ from vlinders.gpu_scheduler.v1.workers_pb2_grpc import (
 )
 from vlinders_gpu_scheduler.doubt import TICK
 from vlinders_gpu_scheduler.hub import Bounds
-from vlinders_gpu_scheduler.scheduler import Scheduler
+from vlinders_gpu_scheduler.scheduler import Scheduler, Standing
 from vlinders_gpu_scheduler.service import PickService, WorkerService
 from vlinders_gpu_scheduler.tickets import TicketKeys
 from vlinders_gpu_scheduler.workers import Hello, Inventory, Offer
@@ -138,8 +138,12 @@ def inventory(*slots: pb.Slot, **over: Any) -> pb.Inventory:
 class Platform:
     """A scheduler that serves, and workers that come to it."""
 
-    def __init__(self, scheduler: Scheduler, server: Served, clock: ManualClock) -> None:
+    def __init__(
+        self, scheduler: Scheduler, server: Served, clock: ManualClock, standings: list[Standing]
+    ) -> None:
         self.scheduler = scheduler
+        self.standings = standings
+        """What health was told, from first to last."""
         self.server = server
         self.clock = clock
         self._channels: list[grpc.aio.Channel] = []
@@ -178,7 +182,12 @@ def start(db: Database, clock: ManualClock) -> Start:
 
     @asynccontextmanager
     async def starting(holder: str = "a", *, active: bool = True) -> AsyncIterator[Platform]:
-        scheduler = Scheduler(db, clock, KEYS, Bounds(), holder=holder)
+        standings: list[Standing] = []
+
+        async def tell(standing: Standing) -> None:
+            standings.append(standing)
+
+        scheduler = Scheduler(db, clock, KEYS, Bounds(), holder=holder, told=tell)
         picks = PickService(scheduler)
         workers = WorkerService(scheduler, JOIN_TOKEN)
         domain = "vlinders.gpu_scheduler"
@@ -190,7 +199,7 @@ def start(db: Database, clock: ManualClock) -> Start:
                 (f"{domain}.v1.PickService", add_PickServiceServicer_to_server, picks),
             ) as server,
         ):
-            platform = Platform(scheduler, server, clock)
+            platform = Platform(scheduler, server, clock, standings)
             if active:
                 await until(lambda: scheduler.active is not None)
             try:

@@ -4,6 +4,7 @@ from typing import Any
 
 import grpc
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import text
 
 from vlinders.api.v1 import options_pb2 as api
@@ -11,6 +12,7 @@ from vlinders.gpu_scheduler.v1 import picks_pb2 as picks
 from vlinders.gpu_scheduler.v1 import workers_pb2 as pb
 from vlinders.gpu_scheduler.v1.picks_pb2_grpc import PickServiceStub
 from vlinders.gpu_scheduler.v1.workers_pb2_grpc import WorkerServiceStub
+from vlinders_gpu_scheduler.scheduler import Standing
 from vlinders_kit.db import Database
 from vlinders_kit.errors import failure_of
 from vlinders_kit.testing import a_part, a_user
@@ -79,6 +81,31 @@ class TestRestart:
             pass  # gone without handing over
         async with start("a"), db.begin() as tx:
             assert await tx.scalar(text("SELECT term FROM owner")) == 2
+
+
+class TestHealth:
+    async def test_tells_who_is_active(self, start: Any, until: Any) -> None:
+        async with start("a") as first, start("b", active=False) as second:
+            assert first.standings == [Standing(active=True)]
+            assert second.standings == []
+            await first.scheduler.drain()
+            await until(lambda: second.standings == [Standing(active=True)])
+
+    async def test_tells_when_many_are_silent_and_when_they_are_heard(
+        self, platform: Any, until: Any
+    ) -> None:
+        agents = [await platform.worker(f"worker_{number}") for number in range(5)]
+        platform.pass_time(40)
+        alarmed = REGISTRY.get_sample_value("vlinders_gpu_scheduler_many_silent")
+
+        await until(lambda: platform.standings[-1] == Standing(active=True, alarmed=True))
+        for agent in agents:
+            await agent.beat()
+        platform.pass_time(1)
+        await until(lambda: platform.standings[-1] == Standing(active=True))
+
+        assert alarmed is not None
+        assert REGISTRY.get_sample_value("vlinders_gpu_scheduler_silence_alarms_total")
 
 
 class TestStandby:

@@ -123,6 +123,17 @@ def test_a_large_fleet_beats_less_often_and_its_leases_stretch_alike() -> None:
     assert (large.beat, large.lease) == (4, 30)
 
 
+def test_a_lease_that_grows_counts_from_the_last_beat() -> None:
+    life, last = online()
+    longer = TIMERS.stretched(10_000, beats_per_second=2_500)
+
+    life.stretch(longer)
+
+    assert last + 6 < life.due < last + 7
+    life.expire(life.due)
+    assert life.due == last + longer.lease + longer.margin
+
+
 def test_no_state_follows_offline() -> None:
     life, last = online()
     life.end("goodbye")
