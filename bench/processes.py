@@ -60,22 +60,32 @@ class Memory:
     """What each process has in memory, added up: shared pages count for everyone who has them."""
     proportional: float
     """The same with shared pages split among those who have them."""
+    own: float
+    """Of it what no file is behind, neither code nor data: what can leak."""
     largest: float
     """Resident, of the largest process."""
 
 
 def memory(pids: Iterable[int]) -> Memory:
     """Of these processes alone, without descendants."""
-    resident, proportional = [0.0], 0.0
-    for pid in pids:
-        try:
-            told = (_PROC / str(pid) / "smaps_rollup").read_text()
-        except OSError:  # it has ended
-            continue
-        sizes = {line.split()[0]: float(line.split()[1]) for line in told.splitlines()[1:]}
-        resident.append(sizes["Rss:"] * 1024 / 1e6)
-        proportional += sizes["Pss:"] * 1024 / 1e6
-    return Memory(sum(resident), proportional, max(resident))
+    found = [sizes for pid in pids if (sizes := _sizes(pid))]
+    resident = [sizes["Rss:"] for sizes in found]
+    return Memory(
+        resident=sum(resident),
+        proportional=sum(sizes["Pss:"] for sizes in found),
+        own=sum(sizes["Pss_Anon:"] + sizes["Pss_Shmem:"] for sizes in found),
+        largest=max(resident, default=0.0),
+    )
+
+
+def _sizes(pid: int) -> dict[str, float] | None:
+    """In MB, by the names that the kernel has for them."""
+    try:
+        told = (_PROC / str(pid) / "smaps_rollup").read_text()
+    except OSError:  # it has ended
+        return None
+    rows = (line.split() for line in told.splitlines()[1:])
+    return {row[0]: float(row[1]) * 1024 / 1e6 for row in rows}
 
 
 def _read(entry: Path) -> Process | None:

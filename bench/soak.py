@@ -35,10 +35,13 @@ class Sample:
     hours: float
     """Since the load began."""
     megabytes: float
+    """Of memory that no file is behind: mapped files come and go with what else runs here."""
+    resident: float
+    """Of the largest process, everything."""
 
 
 Grown = Mapping[str, Sequence[Sample]]
-"""Part → its memory over time, of all its processes together, shared pages split."""
+"""Part → its memory over time, of all its processes together."""
 
 
 def run(plan: Plan) -> Sequence[Table]:
@@ -80,8 +83,8 @@ def _look(running: Running, began: float, grown: dict[str, list[Sample]]) -> Non
     snapshot = Snapshot.take()
     hours = (time.monotonic() - began) / 3600
     for part, roots in running.parts().items():
-        size = memory(snapshot.tree(roots)).proportional
-        grown.setdefault(part, []).append(Sample(hours, size))
+        size = memory(snapshot.tree(roots))
+        grown.setdefault(part, []).append(Sample(hours, size.own, size.largest))
 
 
 def _tell(
@@ -109,12 +112,17 @@ def _memory_table(grown: Grown, minutes: float) -> Table:
         late = samples[len(samples) * 2 // 3 :]
         slopes = [slope(warm), slope(late)]
         sizes = [one.megabytes for one in (samples[0], warm[0], samples[-1])]
-        rows.append([part, *map(number, (*sizes, *slopes)), _verdict(slopes)])
+        figures = (*sizes, *slopes, samples[-1].resident)
+        rows.append([part, *map(number, figures), _verdict(slopes)])
     return Table(
-        f"Memory in {minutes:g} minutes of mixed load, MB (PSS, all processes of a part)",
-        ["", "at first", "after a third", "at last", "MB/h after a third", "MB/h at last", ""],
+        f"Memory in {minutes:g} minutes of mixed load, MB, of all processes of a part",
+        [
+            *("", "at first", "after a third", "at last"),
+            *("MB/h, last two thirds", "MB/h, last third", "largest process, RSS", ""),
+        ],
         rows,
         (
+            "Counted is what no file is behind, so neither code nor what others map as well.",
             f"Flat is below {FLAT:g} MB an hour in the last third; slopes are Theil and Sen's.",
             "PostgreSQL grows into the shared memory that it was given, and no further.",
         ),
