@@ -77,7 +77,7 @@ def broker(cache: Path, folder: Path) -> tuple[Part, str] | None:
         return None
     kafka = Kafka(folder / "kafka", found, free_port(), free_port())
     program = kafka.program()
-    serves = answers.program(program)
+    serves = answers.program(program.serves)
     return Part(program.name, program.command, serves, prepare=kafka.prepare), kafka.address
 
 

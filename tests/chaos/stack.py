@@ -115,6 +115,7 @@ def brought_up(
     own = {
         "name": PROVIDED,
         "base_url": url,
+        "always_stream": True,
         "models": {PROVIDED: {"upstream": NUMBERED, "context_length": _LONGEST, **_PRICE}},
     }
     variables = _variables(folder, [own, *providers])

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,43 @@ async def test_what_ends_is_started_again(logs: Path) -> None:
         await told.until(lambda: [pid for _, pid in supervisor.running()] not in ([], [first]))
 
     assert "sleeper-1 ended with SIGKILL; starting it again in 0.2 s" in told.lines
+
+
+async def test_what_hangs_is_killed_and_started_again(
+    logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlinders_embedded.supervisor.LOOK_EVERY", 0.01)
+    answers = tmp_path / "answers"
+    answers.touch()
+    sleeper = replace(part("sleeper", "exec sleep 600"), lives=exists(answers))
+    async with supervised(logs) as (supervisor, told):
+        await supervisor.start([sleeper])
+        [(_, first)] = supervisor.running()
+        answers.unlink()
+        await told.until(lambda: [pid for _, pid in supervisor.running()] not in ([], [first]))
+        answers.touch()
+
+    assert "sleeper-1 has not answered 9 times in a row and is killed" in told.lines
+
+
+async def test_what_answers_again_in_time_goes_on(
+    logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlinders_embedded.supervisor.LOOK_EVERY", 0.001)
+    said = iter([False] * 8 + [True] + [False] * 8)
+    over = asyncio.Event()
+
+    async def lives() -> bool:
+        if (answer := next(said, None)) is None:
+            over.set()
+        return answer is not False
+
+    async with supervised(logs) as (supervisor, told):
+        await supervisor.start([replace(part("sleeper", "exec sleep 600"), lives=lives)])
+        before = supervisor.running()
+        await over.wait()
+        assert supervisor.running() == before
+    assert not [line for line in told.lines if "is killed" in line]
 
 
 async def test_what_keeps_ending_is_started_less_and_less_often(logs: Path, tmp_path: Path) -> None:

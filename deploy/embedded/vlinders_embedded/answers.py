@@ -1,4 +1,8 @@
-"""Whether a process serves, asked by its own protocol: gRPC health, HTTP, its program's test."""
+"""Whether a process serves, or lives, asked by its own protocol: gRPC health, HTTP, its program's.
+
+What serves can be used now. What lives answers something: it may drain, stand by, or wait for
+others, and is not helped by being started again.
+"""
 
 import asyncio
 import contextlib
@@ -6,8 +10,6 @@ from collections.abc import Awaitable, Callable
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-from vlinders_kit.embedded.programs import Program
 
 Asks = Callable[[], Awaitable[bool]]
 _SECONDS = 2.0
@@ -30,8 +32,24 @@ def grpc_health(address: str) -> Asks:
     return serves
 
 
-def http(address: str, path: str) -> Asks:
-    """`GET path` is answered with 200."""
+def grpc_answers(address: str) -> Asks:
+    """The process says anything to a question for its health."""
+
+    async def lives() -> bool:
+        async with grpc.aio.insecure_channel(address) as channel:
+            check = health_pb2_grpc.HealthStub(channel).Check
+            try:
+                await check(health_pb2.HealthCheckRequest(), timeout=_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                silent = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+                return error.code() not in silent
+        return True
+
+    return lives
+
+
+def http(address: str, path: str, *, status: bytes | None = b"200") -> Asks:
+    """`GET path` is answered with this status; None: with any."""
 
     async def serves() -> bool:
         host, _, port = address.rpartition(":")
@@ -41,21 +59,22 @@ def http(address: str, path: str) -> Asks:
                 reader, writer = await asyncio.open_connection(host, int(port))
                 with contextlib.closing(writer):
                     writer.write(request.encode())
-                    status = await reader.readline()
+                    line = await reader.readline()
         except (OSError, TimeoutError):
             return False
-        return status.split()[1:2] == [b"200"]
+        said = line.split()[1:2]
+        return bool(said) if status is None else said == [status]
 
     return serves
 
 
-def program(server: Program) -> Asks:
-    """The program's own test, which may block."""
+def program(ask: Callable[[], bool]) -> Asks:
+    """A program's own test, which may block."""
 
-    async def serves() -> bool:
-        return await asyncio.to_thread(server.serves)
+    async def asked() -> bool:
+        return await asyncio.to_thread(ask)
 
-    return serves
+    return asked
 
 
 async def listens(address: str) -> bool:

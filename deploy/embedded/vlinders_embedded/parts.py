@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +107,7 @@ class Stack:
                 f"VLINDERS_{part.replace('-', '_').upper()}_{name}": str(value)
                 for name, value in {**common, **told(number)}.items()
             }
-            serves, addresses = _reached(part, port, metrics, gateway=self.options.port)
+            serves, lives, addresses = _reached(part, port, metrics, gateway=self.options.port)
             yield Part(
                 part,
                 leashed([sys.executable, "-m", f"vlinders_{part.replace('-', '_')}.main"]),
@@ -116,6 +116,7 @@ class Stack:
                 number=number,
                 environment=self._environment(part, variables),
                 addresses=addresses,
+                lives=lives,
             )
 
     def _gateway(self, number: int) -> dict[str, object]:
@@ -191,11 +192,12 @@ class Stack:
         return Part(
             program.name,
             program.command,
-            answers.program(program),
+            answers.program(program.serves),
             environment=self._environment(program.name, {}),
             addresses={"tcp": f"127.0.0.1:{port}"},
             prepare=prepare,
             ends_by=program.ends_by,
+            lives=answers.program(program.lives or program.serves),
         )
 
     def _environment(self, part: str, variables: Mapping[str, str]) -> dict[str, str]:
@@ -211,14 +213,17 @@ class Stack:
 
 def _reached(
     part: str, port: int, metrics: int, *, gateway: int
-) -> tuple[Callable[[], Awaitable[bool]], dict[str, str]]:
-    """How one knows that a process of `part` serves, and its addresses."""
+) -> tuple[answers.Asks, answers.Asks, dict[str, str]]:
+    """How one knows that a process of `part` serves, and that it lives; and its addresses."""
     own, inside = f"127.0.0.1:{port}", f"127.0.0.1:{metrics}"
-    if part == "gateway":
-        return answers.http(inside, "/readyz"), {"http": f"127.0.0.1:{gateway}", "metrics": inside}
-    if part == "worker":
-        return answers.http(own, "/readyz"), {"http": own, "metrics": inside}
-    return answers.grpc_health(own), {"grpc": own, "metrics": inside}
+    if part not in ("gateway", "worker"):
+        addresses = {"grpc": own, "metrics": inside}
+        return answers.grpc_health(own), answers.grpc_answers(own), addresses
+    public = f"127.0.0.1:{gateway}" if part == "gateway" else own
+    asked = inside if part == "gateway" else own
+    addresses = {"http": public, "metrics": inside}
+    lives = answers.http(asked, "/readyz", status=None)
+    return answers.http(asked, "/readyz"), lives, addresses
 
 
 def _balanced(targets: list[str]) -> str:

@@ -21,6 +21,10 @@ STEADY = 30.0
 """Seconds after which a process counts as one that runs, and its next end as its first."""
 DRAIN = 35.0
 """Seconds that a process has to end in order; parts take 30 of them at most."""
+LOOK_EVERY = 10.0
+MISSED = 9
+"""Seconds between two looks at a process that runs, and how many in a row it may leave without an
+answer: then it hangs, and is killed to be started again."""
 _POLL = 0.05
 
 Report = Callable[[str], None]
@@ -46,6 +50,8 @@ class Part:
     ends_by: signal.Signals = signal.SIGTERM
     patience: float = 60.0
     """Seconds from its first start in which it must serve."""
+    lives: Callable[[], Awaitable[bool]] | None = None
+    """Asks whether the process answers anything at all; without, one that hangs is left alone."""
 
     @property
     def label(self) -> str:
@@ -201,11 +207,25 @@ class _Kept:
         if self._ending.is_set():  # told while it was being started
             self.process.send_signal(self.part.ends_by)
         self._changed()
+        watching = asyncio.create_task(self._end_if_it_hangs())
         code = await self.process.wait()
+        watching.cancel()
         with contextlib.suppress(ProcessLookupError):  # what it started and left behind
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process = None
         return f"ended with {_name(code)}"
+
+    async def _end_if_it_hangs(self) -> None:
+        """Watches a life of the process, from when it serves."""
+        if self.part.lives is None:
+            return
+        served, missed = False, 0
+        while missed < MISSED:
+            await asyncio.sleep(LOOK_EVERY)
+            served = served or await self.part.serves()
+            missed = missed + 1 if served and not await self.part.lives() else 0
+        self._report(f"{self.part.label} has not answered {MISSED} times in a row and is killed")
+        self.kill()
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         with self.log.open("ab") as out:

@@ -84,11 +84,19 @@ class Postgres:
             leashed(command, signal.SIGINT, *_privileges(self.data)),
             serves=self._serves,
             ends_by=signal.SIGINT,  # "fast": ends sessions, writes a checkpoint
+            lives=self._lives,
         )
 
     def _serves(self) -> bool:
+        return self._ping() == psycopg.pq.Ping.OK
+
+    def _lives(self) -> bool:
+        """In recovery it takes nobody, and must be let."""
+        return self._ping() in (psycopg.pq.Ping.OK, psycopg.pq.Ping.REJECT)
+
+    def _ping(self) -> psycopg.pq.Ping:
         target = f"host=127.0.0.1 port={self.port} connect_timeout=2"
-        return psycopg.pq.PGconn.ping(target.encode()) == psycopg.pq.Ping.OK
+        return psycopg.pq.Ping(psycopg.pq.PGconn.ping(target.encode()))
 
     def _initialise(self) -> None:
         """initdb, beside the folder and then moved there, so that half a cluster is never used."""

@@ -30,6 +30,8 @@ class Program:
     """Asks the server by its own protocol. Quick, and False where nothing answers."""
     ends_by: signal.Signals = signal.SIGTERM
     """The signal on which it ends in order."""
+    lives: Callable[[], bool] | None = None
+    """Asks whether it answers at all, where it may do that and not serve for long."""
 
 
 @contextmanager

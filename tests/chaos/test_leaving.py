@@ -1,0 +1,112 @@
+"""Clients that leave, in every way and at any moment, pay for what was produced and no more."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Literal
+
+import pytest
+
+from tests.chaos.load import Call, Operation
+from tests.chaos.oracle import judge, settle
+from tests.chaos.scale import scaled
+from tests.chaos.stack import NUMBERED, PROVIDED, Chaos
+from tests.platform import User, eventually
+from vlinders_kit.testing.figures import Figure
+
+ABORTS = scaled(80, 1_000)
+AT_ONCE = 40
+RATE = 100
+"""Tokens a second of each answer."""
+LONG = 5_000
+MOMENTS = (0, 0, 1, 1, 5, 50)
+"""Tokens after which a client that streams leaves; 0: without waiting for the head."""
+SEED = 3
+
+Way = Literal["FIN", "RST"]
+
+
+@pytest.mark.parametrize("model", [NUMBERED, PROVIDED])
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+async def test_who_leaves_pays_what_the_engine_produced(
+    chaos: Chaos, user: User, figure: Figure, model: str, *, stream: bool
+) -> None:
+    key = (await user.key())["key"]
+    chance = random.Random(f"{SEED} {model} {stream}")
+    numbers = count()
+    operations: list[Operation] = []
+    left_at: dict[str, float] = {}
+
+    async def leave() -> None:
+        operation = Operation(next(numbers), model, stream, left=True)
+        operations.append(operation)
+        after, way = chance.choice(MOMENTS), chance.choice(("FIN", "RST"))
+        pause = chance.random() * 0.3
+        call = await Call.open(chaos.stack.url, key, operation, max_tokens=LONG, rate=RATE)
+        await _read(call, after if stream else 0, pause)
+        left_at[operation.name] = time.time()
+        (call.close if way == "FIN" else call.reset)()
+
+    await _at_once(leave, ABORTS // 4)
+    last = time.time()
+    await _nothing_held(user)
+    held = time.time() - last
+    await settle(chaos, user)
+    verdict = await judge(chaos, user, operations)
+
+    what = f"{model}, {'streams' if stream else 'whole answers'}"
+    figure(
+        f"charged ≠ produced ({what})",
+        len(verdict.findings),
+        must="0",
+        condition=f"{len(operations)} clients that left",
+    )
+    stops = sorted(
+        max(0.0, chaos.last_token(name) - at)
+        for name, at in left_at.items()
+        if chaos.produced(name)
+    )
+    figure(
+        f"engine stops after its client left ({what})",
+        stops[-1],
+        "s",
+        must="≤ 1 s",
+        condition=f"slowest of {len(stops)}",
+    )
+    figure(f"nothing held after the last left ({what})", held, "s", must="≤ 5 s")
+    assert verdict.findings == []
+    assert stops[-1] <= 1.0
+    assert held <= 5.0
+
+
+async def _read(call: Call, tokens: int, pause: float) -> None:
+    """Goes on reading until so many tokens have come, or for a moment where none are wanted."""
+    if not tokens:
+        await asyncio.sleep(pause)
+        return
+    await call.head()
+    async for _ in call.data():
+        if call.operation.seen >= tokens:
+            return
+
+
+async def _at_once(work: Callable[[], object], times: int) -> None:
+    """So many times, AT_ONCE together."""
+    turns: Iterator[int] = iter(range(times))
+
+    async def go_on() -> None:
+        for _ in turns:
+            await work()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(AT_ONCE):
+            group.create_task(go_on())
+
+
+async def _nothing_held(user: User) -> None:
+    async def free() -> bool:
+        return not int((await user.data("GET", "/v1/wallet"))["held_nanos"])
+
+    await eventually(free, 60)
