@@ -43,9 +43,15 @@ PACKAGES = {
 }
 
 
-def modules(package: str) -> Iterator[tuple[Path, ast.Module]]:
-    for path in sorted(PACKAGES[package].rglob("*.py")):
-        yield path, ast.parse(path.read_text(), str(path))
+FOLDERS = {**PACKAGES, "bench": ROOT / "bench"}
+"""Parts, and what is no part but read as much."""
+
+
+def modules(folder: str) -> Iterator[tuple[Path, ast.Module]]:
+    root = FOLDERS[folder]
+    for path in sorted(root.rglob("*.py")):
+        if not any(name.startswith(".") for name in path.relative_to(root).parts):
+            yield path, ast.parse(path.read_text(), str(path))
 
 
 def imported(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -66,33 +72,35 @@ def test_every_part_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("package", sorted(PACKAGES))
-class TestEveryPart:
-    def test_imports_only_what_it_may(self, package: str) -> None:
-        wrong = [
-            f"{where(path, line)} imports {name}"
-            for path, tree in modules(package)
-            for line, name in imported(tree)
-            if name.startswith("vlinders") and name.split(".")[0] not in MAY_IMPORT[package]
-        ]
-        assert wrong == []
+def test_every_part_imports_only_what_it_may(package: str) -> None:
+    wrong = [
+        f"{where(path, line)} imports {name}"
+        for path, tree in modules(package)
+        for line, name in imported(tree)
+        if name.startswith("vlinders") and name.split(".")[0] not in MAY_IMPORT[package]
+    ]
+    assert wrong == []
 
-    def test_says_what_each_module_is_about(self, package: str) -> None:
+
+@pytest.mark.parametrize("folder", sorted(FOLDERS))
+class TestEveryFolder:
+    def test_says_what_each_module_is_about(self, folder: str) -> None:
         silent = [
             where(path)
-            for path, tree in modules(package)
+            for path, tree in modules(folder)
             if tree.body and ast.get_docstring(tree) is None and "migrations" not in path.parts
         ]
         assert silent == []
 
-    def test_names_files_for_things(self, package: str) -> None:
-        vague = [where(path) for path, _ in modules(package) if path.stem in FORBIDDEN_NAMES]
+    def test_names_files_for_things(self, folder: str) -> None:
+        vague = [where(path) for path, _ in modules(folder) if path.stem in FORBIDDEN_NAMES]
         assert vague == []
 
-    def test_lets_nothing_pass_in_silence(self, package: str) -> None:
+    def test_lets_nothing_pass_in_silence(self, folder: str) -> None:
         """No bare except, and none of Exception that does nothing."""
         silent = [
             where(path, node.lineno)
-            for path, tree in modules(package)
+            for path, tree in modules(folder)
             for node in ast.walk(tree)
             if isinstance(node, ast.ExceptHandler)
             and (node.type is None or (_is_wide(node.type) and _does_nothing(node)))
