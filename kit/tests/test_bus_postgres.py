@@ -187,3 +187,22 @@ async def test_a_full_partition_starves_no_other(bus: PostgresBus) -> None:
             await subscription.commit()
 
     assert {b"%d" % number for number in range(20)} & set(first)
+
+
+async def test_a_fetch_is_bounded_by_its_bytes_and_large_events_come_all_the_same(
+    bus: PostgresBus,
+) -> None:
+    large = 700 * 1024
+    sent = [Envelope(uuid7(), "topic", f"key{n}", EVENT, bytes(large)) for n in range(4)]
+    await bus.send(sent)
+
+    fetched, sizes = [], []
+    async with bus.subscribe("group", ["topic"]) as member:
+        while len(fetched) < 4:
+            found = await member.fetch()
+            fetched += [envelope.id for envelope in found]
+            sizes.append(len(found))
+            await member.commit()
+
+    assert sorted(fetched) == sorted(envelope.id for envelope in sent)
+    assert max(sizes) <= 2

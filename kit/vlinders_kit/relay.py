@@ -14,6 +14,7 @@ from vlinders_kit.notices import Notices
 from vlinders_kit.outages import Outage
 
 BATCH = 500
+BATCH_BYTES = 1 << 20
 """Events that are read, sent and deleted together, at most: bounds memory and what comes twice."""
 
 GATHER_SECONDS = 0.05
@@ -27,7 +28,12 @@ POLL_SECONDS = 1.0
 
 MEASURE_SECONDS = 10.0
 _LOCK = "SELECT pg_try_advisory_lock(hashtext('vlinders.relay'))"
-_READ = "SELECT seq, id, topic, key, type, body FROM outbox ORDER BY seq LIMIT %s"
+_READ = """
+    SELECT seq, id, topic, key, type, body FROM (
+        SELECT *, sum(length(body)) OVER (ORDER BY seq) - length(body) AS before
+        FROM (SELECT * FROM outbox ORDER BY seq LIMIT %s) AS first
+    ) AS summed WHERE before < %s ORDER BY seq
+"""
 # By number, not up to the last: a transaction that began earlier may commit a lower one meanwhile.
 _FORGET = "DELETE FROM outbox WHERE seq = ANY(%s)"
 _MEASURE = """
@@ -86,24 +92,25 @@ class Relay:
             if began - self._measured > MEASURE_SECONDS:
                 await self._measure(connection)
             try:
-                moved = await self._move(connection)
+                moved, full = await self._move(connection)
                 self._away.over()
             except BusUnavailable as error:
                 await self._away.wait(error)
                 continue
-            if 0 < moved < BATCH:
+            if moved and not full:
                 await asyncio.sleep(began + self._gather - time.monotonic())
             await notices.within(0 if moved else POLL_SECONDS)
 
-    async def _move(self, connection: _Connection) -> int:
-        """Moves a batch, and says how many events it had."""
-        cursor = await connection.cursor(binary=True).execute(_READ, (BATCH,))
+    async def _move(self, connection: _Connection) -> tuple[int, bool]:
+        """Moves a batch; says how many events it had, and whether it was as large as can be."""
+        cursor = await connection.cursor(binary=True).execute(_READ, (BATCH, BATCH_BYTES))
         rows = await cursor.fetchall()
         if rows:
             await self._bus.send([Envelope(*row[1:]) for row in rows])
             await connection.execute(_FORGET, ([row[0] for row in rows],))
             _SENT.inc(len(rows))
-        return len(rows)
+        full = len(rows) == BATCH or sum(len(row[5]) for row in rows) >= BATCH_BYTES
+        return len(rows), full
 
     async def _measure(self, connection: _Connection) -> None:
         depth, age = await _row(connection, _MEASURE)

@@ -16,7 +16,8 @@ RETENTION = timedelta(days=7)
 """How long an event can be fetched after it was sent."""
 
 LARGEST_FETCH = 500
-"""Events of one fetch, at most."""
+LARGEST_FETCH_BYTES = 1 << 20
+"""Events of one fetch, at most; one that is larger comes alone."""
 
 
 class BusUnavailable(Exception):

@@ -14,7 +14,14 @@ from typing import Any
 
 import psycopg
 
-from vlinders_kit.bus import LARGEST_FETCH, PARTITIONS, BusUnavailable, Envelope, partition_of
+from vlinders_kit.bus import (
+    LARGEST_FETCH,
+    LARGEST_FETCH_BYTES,
+    PARTITIONS,
+    BusUnavailable,
+    Envelope,
+    partition_of,
+)
 from vlinders_kit.notices import Notices
 
 POLL_SECONDS = 1.0
@@ -27,13 +34,19 @@ Positions = dict[Place, int]
 """How far one has come: the number of the last event, by place."""
 
 _READ = """
-    SELECT found.* FROM unnest(%s::text[], %s::int2[], %s::int8[]) AS of (topic, partition, number)
-    CROSS JOIN LATERAL (
-        SELECT partition, number, id, topic, key, type, body, error FROM event
-        WHERE topic = of.topic AND partition = of.partition AND number > of.number
-        ORDER BY number LIMIT %s
-    ) AS found
-    LIMIT %s
+    SELECT partition, number, id, topic, key, type, body, error FROM (
+        SELECT found.*, of.place,
+            sum(length(body)) OVER (ORDER BY of.place, found.number) - length(body) AS before
+        FROM unnest(%s::text[], %s::int2[], %s::int8[]) WITH ORDINALITY
+            AS of (topic, partition, number, place)
+        CROSS JOIN LATERAL (
+            SELECT partition, number, id, topic, key, type, body, error FROM event
+            WHERE topic = of.topic AND partition = of.partition AND number > of.number
+            ORDER BY number LIMIT %s
+        ) AS found
+        ORDER BY of.place, found.number LIMIT %s
+    ) AS summed
+    WHERE before < %s ORDER BY place, number
 """
 _PRESENT = "SELECT pg_advisory_lock_shared(key) FROM unnest(%s::int8[]) AS key"
 _SHARES = """
@@ -82,7 +95,8 @@ def speaking() -> Iterator[None]:
 async def read(connection: Connection, positions: Positions) -> list[tuple[Place, int, Envelope]]:
     """What comes next after `positions`, at most LARGEST_FETCH: with its place and number."""
     topics, partitions, numbers = _columns(positions)
-    values = topics, partitions, numbers, LARGEST_FETCH, LARGEST_FETCH
+    most = LARGEST_FETCH, LARGEST_FETCH, LARGEST_FETCH_BYTES
+    values = topics, partitions, numbers, *most
     found = await connection.cursor(binary=True).execute(_READ, values)
     return [((row[3], row[0]), row[1], Envelope(*row[2:])) for row in await found.fetchall()]
 

@@ -35,7 +35,7 @@ PICKS = "vlinders.gpu_scheduler.v1.PickService"
 PRICES_WITHIN = 10.0
 """Seconds that a start waits for the prices, so that who is ready can sell."""
 
-USAGE_GATHER = 0.2
+USAGE_GATHER = 0.5
 """Seconds in which usage gathers before it is sent on: nobody waits for it, and each time costs."""
 
 
