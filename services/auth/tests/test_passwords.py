@@ -22,6 +22,7 @@ class Gate:
     def __init__(self) -> None:
         self.open = threading.Event()
         self.most = 0
+        self.hashed = 0
         self._inside = 0
         self._lock = threading.Lock()
 
@@ -32,6 +33,7 @@ class Gate:
         self.open.wait(30)
         with self._lock:
             self._inside -= 1
+            self.hashed += 1
         return "$argon2id$"
 
 
@@ -89,7 +91,8 @@ async def test_what_hashes_took_is_handed_back(passwords: Passwords) -> None:
     await passwords.hash("a password")
     before = psutil.Process().memory_info().rss
 
-    await asyncio.gather(*(passwords.hash("a password") for _ in range(20)))
+    for _ in range(10):
+        await asyncio.gather(*(passwords.hash("a password") for _ in range(THREADS)))
 
     assert psutil.Process().memory_info().rss - before < 15 * 2**20
 
@@ -130,3 +133,19 @@ async def test_as_many_are_let_in_as_can_be_served_in_time_and_those_succeed(
     assert {type(answer) for answer in answers} == {str, TooManyPasswords}
     assert answers.count("$argon2id$") <= 0.2 / 0.05 * THREADS + THREADS
     assert waited < 2
+
+
+async def test_whoever_has_waited_too_long_is_told_and_costs_nothing(
+    gated: tuple[Passwords, Gate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passwords, gate = gated
+    monkeypatch.setattr("vlinders_auth.passwords.PATIENCE_SECONDS", 0.1)
+    running = [asyncio.create_task(passwords.hash("a password")) for _ in range(THREADS)]
+    late = asyncio.create_task(passwords.hash("a password"))
+    await asyncio.sleep(0.2)
+    gate.open.set()
+
+    await asyncio.gather(*running)
+    with pytest.raises(TooManyPasswords):
+        await late
+    assert gate.hashed == THREADS

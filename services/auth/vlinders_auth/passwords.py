@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from typing import ParamSpec, TypeVar
 
 from argon2 import PasswordHasher
@@ -86,9 +85,18 @@ class Passwords:
             return False
 
     async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Waits for a thread; whoever leaves meanwhile is passed over."""
-        work_timed = partial(self._timed, work)
-        return await asyncio.wrap_future(self._threads.submit(work_timed, *args, **kwargs))
+        """Waits for a thread; whoever leaves meanwhile is passed over.
+
+        Raises TooManyPasswords when it has become a longer wait than was thought.
+        """
+        until = time.monotonic() + PATIENCE_SECONDS
+
+        def run() -> T:
+            if time.monotonic() > until:
+                raise TooManyPasswords
+            return self._timed(work, *args, **kwargs)
+
+        return await asyncio.wrap_future(self._threads.submit(run))
 
     def _timed(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         began = time.monotonic()
