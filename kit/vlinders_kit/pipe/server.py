@@ -78,6 +78,16 @@ class Exchange:
         """Begins the answer."""
         self._put(PipeFrame(exchange=self._number, head=PipeHead(content_type=content_type)))
 
+    def offer(self, data: bytes) -> bool:
+        """Sends a piece of the answer at once, unless the client cannot take it; whether it did."""
+        if self.cancelled or not data:
+            return True
+        if len(data) > self._window:
+            return False
+        self._window -= len(data)
+        self._out.put(PipeFrame(exchange=self._number, data=data))
+        return True
+
     async def send(self, data: bytes) -> None:
         """Sends a piece of the answer; waits while the client cannot take it."""
         while data and not self.cancelled:

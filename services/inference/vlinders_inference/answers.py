@@ -38,7 +38,7 @@ class Choice(msgspec.Struct):
     logprobs: Raw = NULL
 
 
-class _Body(msgspec.Struct):
+class Body(msgspec.Struct):
     """A chunk of a stream, or a whole completion."""
 
     choices: list[Choice] = []
@@ -56,7 +56,7 @@ class _Used(msgspec.Struct):
 
 
 _read_used = msgspec.json.Decoder(_Used).decode
-read_body = msgspec.json.Decoder(_Body).decode
+read_body = msgspec.json.Decoder(Body).decode
 _read_vectors = msgspec.json.Decoder(_Vectors).decode
 _read_usage = msgspec.json.Decoder(dict[str, Any]).decode
 

@@ -230,22 +230,37 @@ class Generations:
 
     async def _relay(self, job: Job, wait: Wait, begun: _Streaming) -> None:
         """Passes events on, in one wait for all of them, until the stream is done or broken."""
-        events, client, read_more = begun.events, wait.client, begun.response.read
-        out, idle, sending = begun.out, self._timeouts.idle, True
+        events, client, response = begun.events, wait.client, begun.response
+        unsent, idle, sending = begun.out, self._timeouts.idle, True
+
+        def pass_on(data: bytes) -> bool:
+            """Runs out of the connection, for each piece; the rest here only when it must wait."""
+            nonlocal unsent
+            out = events.feed(data)
+            if events.produced:
+                job.token_came()
+            wait.at_most(idle)
+            if not client.offer(out):
+                unsent = out
+                return False
+            return not (events.done or events.broken)
+
         try:
             with wait.at_most(STALL_SECONDS):
+                if events.produced:
+                    job.token_came()
                 while True:
-                    if events.produced:
-                        job.token_came()
+                    out, unsent = unsent, b""
                     await client.send(out)
                     if events.done or events.broken is not None:
                         return
                     sending = False
                     wait.at_most(idle)
-                    data = await read_more()
+                    await response.pump(pass_on)
                     sending = True
                     wait.at_most(STALL_SECONDS)
-                    out = events.feed(data) if data else events.end()
+                    if response.ended and not unsent:
+                        unsent = events.end()
         except TookTooLong:
             if sending:
                 job.outcome = UsageRecorded.OUTCOME_CANCELLED

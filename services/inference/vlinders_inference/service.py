@@ -131,6 +131,10 @@ class _Collected:
     def head(self, content_type: str) -> None:
         pass
 
+    def offer(self, data: bytes) -> bool:
+        self.body += data
+        return True
+
     async def send(self, data: bytes) -> None:
         self.body += data
 

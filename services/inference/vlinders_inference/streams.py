@@ -1,8 +1,13 @@
 """Streams of engines, made ours: event by event, each written anew around the bytes of its content.
 
-That costs about two microseconds an event and leaves nothing of the engine's in it: neither its
+That costs some three microseconds an event and leaves nothing of the engine's in it: neither its
 ids, nor fields that clients do not know. Everything is bounded: an engine may be broken or hostile.
+
+Nearly all events of a stream are alike but for their text. Once one was read, those that have the
+same bytes around theirs are not read any more, but for the text itself: that takes one microsecond.
 """
+
+import re
 
 from msgspec import Raw
 
@@ -11,6 +16,7 @@ from vlinders_inference.answers import (
     NULL,
     REASONS,
     WRONG,
+    Body,
     BrokenAnswer,
     Choice,
     counted,
@@ -32,7 +38,17 @@ SPARE_EVENTS = 256
 
 DONE = b"data: [DONE]\n\n"
 
+_UNFINISHED = b',"finish_reason":null}]}\n\n'
 _NOTHING = (NULL, NO_TEXT, Raw(b"[]"))
+
+_TEXT = re.compile(rb'(?:[ !#-\[\]-~\x80-\xff]++|\\["\\/bfnrt])++')
+"""What may stand between the quotes of a JSON string, but for \\u; bytes beyond ASCII are checked
+apart. Possessive, so that it never goes back: a hostile text takes no longer than another."""
+
+_PROBE = Body(choices=[Choice(delta={"content": Raw(b'"probe"')})])
+
+_MOST_FRAMES = 8
+"""Of one stream that are learnt: an engine whose events are never alike costs no more for it."""
 
 
 class EventStream:
@@ -56,6 +72,11 @@ class EventStream:
             % (id.encode(), created, name)
         )
         self._open = self._head + b'{"index":0,"delta":'
+        self._before, self._after = self._open + b'{"content":"', b'"}' + _UNFINISHED
+        """What stands around the text of an event of ours."""
+        self._frame = b"", b""
+        """What stands around the text of the engine's events, as the last one showed."""
+        self._learnt = 0
         self._begun = False
         self._usage = NULL
         self._rest = b""
@@ -73,7 +94,8 @@ class EventStream:
             for event in events:
                 if self.done:
                     break
-                self._take(event, out)
+                if not self._alike(event, out):
+                    self._take(event, out)
             if len(self._rest) > LARGEST_EVENT:
                 raise BrokenAnswer("an event is too large")
         except BrokenAnswer as error:
@@ -99,6 +121,38 @@ class EventStream:
         if not self._ask.include_usage:
             return DONE
         return self._head + b'],"usage":%s}\n\n' % encode(told_usage(tokens)) + DONE
+
+    def _alike(self, event: bytes, out: list[bytes]) -> bool:
+        """Passes the text of an event on that is as the last one was, but for the text."""
+        before, after = self._frame
+        if not before or not event.startswith(before) or not event.endswith(after):
+            return False
+        begin, end = len(before), len(event) - len(after)
+        if _TEXT.fullmatch(event, begin, end) is None:
+            return False
+        if not event.isascii():
+            _check_text(event)
+        self._events += 1
+        if self._events > self._most:
+            raise BrokenAnswer("the answer does not end")
+        self.produced += 1
+        out += (self._before, event[begin:end], self._after)
+        return True
+
+    def _learn(self, event: bytes, text: bytes) -> None:
+        """Takes what stands around the text of this event for what stands around the next ones'.
+
+        That is tried with another text: where it is read as nothing but that text, so is any.
+        """
+        self._learnt += 1
+        at = event.find(text, event.find(b'"content"') + len(b'"content"'))
+        before, after = event[: at + 1], event[at + len(text) - 1 :]
+        try:
+            tried = read_body(before[len(b"data: ") :] + b"probe" + after)
+        except WRONG:
+            return
+        if tried == _PROBE:
+            self._frame = before, after
 
     def _take(self, event: bytes, out: list[bytes]) -> None:
         self._events += 1
@@ -127,19 +181,22 @@ class EventStream:
             raise BrokenAnswer("the engine reported an error")
         for choice in chunk.choices:
             if choice.index == 0 and not self.finished:
-                self._choice(choice, out)
+                self._choice(choice, out, event)
 
-    def _choice(self, choice: Choice, out: list[bytes]) -> None:
+    def _choice(self, choice: Choice, out: list[bytes], event: bytes) -> None:
         delta = choice.delta or {}
         content = delta.get("content", NULL)
         if len(delta) == 1 and self._begun and content not in _NOTHING:
             self.produced += 1
+            if self._learnt < _MOST_FRAMES and event.startswith(b"data: "):
+                self._learn(event, bytes(content))
             out.append(b'%s{"content":%s}%s' % (self._open, content, _close(choice)))
         else:
             self._unusual(choice, delta, out)
         if choice.finish_reason is not None:
             out.append(self._finish(choice.finish_reason))
             self.finished = True
+            self._frame = b"", b""
 
     def _unusual(self, choice: Choice, delta: dict[str, Raw], out: list[bytes]) -> None:
         """A first event, which names the role, or one with other than text."""
@@ -160,7 +217,7 @@ class EventStream:
 
 def _close(choice: Choice) -> bytes:
     if choice.logprobs == NULL:
-        return b',"finish_reason":null}]}\n\n'
+        return _UNFINISHED
     return b',"logprobs":%s,"finish_reason":null}]}\n\n' % choice.logprobs
 
 

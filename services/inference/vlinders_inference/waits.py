@@ -22,6 +22,10 @@ class Client(Protocol):
     def head(self, content_type: str) -> None:
         """Begins the answer."""
 
+    def offer(self, data: bytes) -> bool:
+        """Sends a piece of the answer at once, unless the client cannot take it; whether it did."""
+        ...
+
     async def send(self, data: bytes) -> None:
         """Sends a piece of the answer; waits while the client cannot take it."""
 
