@@ -5,13 +5,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import psutil
 import pytest
 import yaml
 from aiohttp import web
 
 from vlinders.gpu_scheduler.v1.workers_pb2 import Slot
-from vlinders_worker.engines import configuration, log_file
+from vlinders_worker.engines import configuration, log_file, supervised
 from vlinders_worker.engines.log_file import LogFile
 
 CHAT = {
@@ -102,6 +103,54 @@ async def test_a_killed_engine_is_told_and_comes_back(host: Any, numbered: Any) 
         await here.scheduler.until_ready("tiny")
         async with here.ask("r2", "tiny", max_tokens=2) as answer:
             assert answer.status == 200
+
+
+@pytest.fixture
+def hastily(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probes come fast, so that hangs are found in a test's time."""
+    monkeypatch.setattr(supervised, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(supervised, "AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(supervised, "PROBE_TIMEOUT", aiohttp.ClientTimeout(total=0.5))
+
+
+@pytest.mark.usefixtures("hastily")
+async def test_an_engine_that_answers_nothing_any_more_is_killed_and_comes_back(
+    host: Any, numbered: Any, events: Any
+) -> None:
+    others = _children()
+    asked = {"stream": True, "max_tokens": 10_000, "rate": 100, "counts": "continuous"}
+    async with host({**numbered, "counts": "continuous_usage"}) as here:
+        async with here.ask("r1", **asked) as answer:
+            await answer.content.readany()
+            for process in _children() - others:
+                if "numbered" in " ".join(process.cmdline()):
+                    process.suspend()
+            *_, usage, error = await events(answer)
+        failed = await here.scheduler.until_state("numbered", Slot.STATE_FAILED)
+        await here.scheduler.until_ready("numbered")
+        async with here.ask("r2", max_tokens=1) as answer:
+            assert answer.status == 200
+
+    assert failed.message == "hangs: 3 probes without an answer"
+    assert error["error"]["code"] == "ENGINE_FAILED"
+    assert here.produced("r1") - 1 <= usage["usage"]["completion_tokens"] <= here.produced("r1")
+
+
+@pytest.mark.usefixtures("hastily")
+async def test_an_engine_whose_front_answers_but_whose_answers_stand_still_is_killed(
+    host: Any, numbered: Any, events: Any
+) -> None:
+    hangs = {**numbered, "counts": "continuous_usage", "hang_seconds": 1}
+    asked = {"stream": True, "max_tokens": 100, "counts": "continuous", "pause_after": 5}
+    async with host(hangs) as here:
+        async with here.ask("r1", **asked) as answer:
+            *_, usage, error = await events(answer)
+        failed = await here.scheduler.until_state("numbered", Slot.STATE_FAILED)
+        await here.scheduler.until_ready("numbered")
+
+    assert failed.message.startswith("hangs: nothing came from it")
+    assert error["error"]["code"] == "ENGINE_FAILED"
+    assert usage["usage"]["completion_tokens"] == 5
 
 
 async def test_an_engine_that_cannot_start_says_why(host: Any, tmp_path: Path) -> None:

@@ -131,6 +131,7 @@ class Generation:
                 await upstream.ask(path, body)
                 async for data in upstream.data():
                     passed, done = self._read(data)
+                    upstream.begun = self.usage.completion_tokens > 0
                     if passed:
                         await sink.write(passed)
                     if done:

@@ -8,7 +8,11 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 STOP_SECONDS = 10.0
-"""For each of the two ways of ending it, the polite one first."""
+"""For each of the ways of ending it in order."""
+
+AT_ONCE = signal.SIGUSR1
+AT_ONCE_SECONDS = 0.5
+"""On this signal a leash kills what it holds without asking, and any other program ends."""
 
 
 class Child:
@@ -46,10 +50,17 @@ class Child:
 
     async def end(self) -> None:
         """Ends it and its process group, and returns when it is gone."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            self._signal(number)
-            if await self.ends_within(STOP_SECONDS) is not None:
-                return
+        await self._end_by(signal.SIGTERM, STOP_SECONDS)
+
+    async def kill(self) -> None:
+        """The same, of what does not listen any more."""
+        await self._end_by(AT_ONCE, AT_ONCE_SECONDS)
+
+    async def _end_by(self, number: signal.Signals, patience: float) -> None:
+        self._signal(number)
+        if await self.ends_within(patience) is None:
+            self._signal(signal.SIGKILL)
+            await self.ends_within(STOP_SECONDS)
 
     def _signal(self, number: signal.Signals) -> None:
         if not self._ended.done():

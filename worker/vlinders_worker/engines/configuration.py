@@ -30,6 +30,12 @@ class _Slot(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     embeddings: bool = False
     """It makes embeddings, not chats."""
 
+    hang_seconds: PositiveInt = 10
+    """In the middle of answers it may send nothing on any of them for so long; then it hangs."""
+
+    first_seconds: PositiveInt = 120
+    """The same before it has begun any of them: a long prompt takes its time."""
+
     served_name: str | None = None
     """What the engine itself calls the model, where that differs from what clients say."""
 

@@ -9,6 +9,7 @@ import aiohttp
 from vlinders.gpu_scheduler.v1.workers_pb2 import Slot
 from vlinders_worker.engines.configuration import External
 from vlinders_worker.engines.engine import SlotState
+from vlinders_worker.engines.pulse import Pulse
 from vlinders_worker.engines.upstream import Upstream
 
 PROBE_SECONDS = 5.0
@@ -23,6 +24,7 @@ class ExternalEngine:
         self._kept = kept
         self._http = http
         self._url = kept.url.rstrip("/")
+        self._pulse = Pulse(first=kept.first_seconds, next=kept.hang_seconds)
 
     async def run(self) -> None:
         while True:
@@ -37,9 +39,13 @@ class ExternalEngine:
             model=self._kept.served_name,
             headers=self._headers(),
             silence_seconds=silence_seconds,
+            pulse=self._pulse,
         )
 
     async def _probe(self) -> None:
+        if (why := self._pulse.hangs) is not None:
+            self.slot.turn(Slot.STATE_FAILED, f"hangs: {why}")
+            return
         try:
             async with self._http.get(
                 self._url + self._kept.probe_path, headers=self._headers(), timeout=PROBE_TIMEOUT

@@ -18,7 +18,9 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 GRACE_SECONDS = 8.0
-HEARD = {signal.SIGTERM, signal.SIGCHLD}
+AT_ONCE = signal.SIGUSR1
+"""What it is told with when the program does not listen any more."""
+HEARD = {signal.SIGTERM, signal.SIGCHLD, AT_ONCE}
 
 
 def prctl(option: int, value: int) -> None:
@@ -48,8 +50,10 @@ def main(agent: int, command: list[str]) -> int:
         sys.stderr.write(f"cannot start {command[0]}: {error.strerror}\n")
         return 127
     while child.poll() is None:
-        if signal.sigwait(HEARD) == signal.SIGTERM:
+        told = signal.sigwait(HEARD)
+        if told == signal.SIGTERM:
             _ask_to_end(child)
+        if told != signal.SIGCHLD:
             break
     code = child.poll()
     end_all(me)

@@ -17,12 +17,18 @@ from vlinders_worker.engines.child import Child
 from vlinders_worker.engines.engine import SlotState
 from vlinders_worker.engines.log_file import LogFile
 from vlinders_worker.engines.programs import Program
+from vlinders_worker.engines.pulse import Pulse
 from vlinders_worker.engines.upstream import Upstream
 
-PROBE_SECONDS = 5.0
-PROBE_TIMEOUT = aiohttp.ClientTimeout(total=5)
+PROBE_SECONDS = 2.0
+PROBE_TIMEOUT = aiohttp.ClientTimeout(total=3)
 PROBES = 3
-"""So many probes without an answer, and the engine is taken for hung."""
+AGAIN_SECONDS = 0.5
+"""So many probes without an answer, the next one so soon after, and the engine hangs: it is known
+within twelve seconds."""
+
+STALL_SECONDS = 1.0
+"""Having slept for so long beyond its time, an agent holds no silence against its engine."""
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 STEADY_SECONDS = 60.0
@@ -44,6 +50,8 @@ class SupervisedEngine:
         self._program = program
         self._http = http
         self._log = LogFile(logs_dir / f"{self.slot.id}.log")
+        kept = program.configuration
+        self._pulse = Pulse(first=kept.first_seconds, next=kept.hang_seconds)
         self._port = 0
         self._wait = FIRST_WAIT
 
@@ -59,6 +67,7 @@ class SupervisedEngine:
             model=self._program.configuration.served_name,
             headers={},
             silence_seconds=silence_seconds,
+            pulse=self._pulse,
         )
 
     async def run(self) -> None:
@@ -99,13 +108,26 @@ class SupervisedEngine:
                 return f"not ready within {self._program.start_seconds:.0f} s"
             pause = min(pause * 1.5, 1.0)
         self.slot.turn(Slot.STATE_READY)
+        if (code := await self._lives(child)) is not None:
+            return self._told_end(code)
+        why = self._pulse.hangs or f"{PROBES} probes without an answer"
+        self.slot.turn(Slot.STATE_FAILED, f"hangs: {why}")
+        await child.kill()  # those whose requests are on it have waited for long enough
+        return self.slot.message
+
+    async def _lives(self, child: Child) -> int | None:
+        """Waits until it ends, and says with which exit code; None when it hangs."""
         missed = 0
-        while missed < PROBES:
-            if (code := await child.ends_within(PROBE_SECONDS)) is not None:
-                return self._told_end(code)
+        while missed < PROBES and self._pulse.hangs is None:
+            pause = AGAIN_SECONDS if missed else PROBE_SECONDS
+            due = time.monotonic() + pause
+            if (code := await child.ends_within(pause)) is not None:
+                return code
+            if time.monotonic() > due + STALL_SECONDS:
+                self._pulse.restart()
             missed = 0 if await self._answers() else missed + 1
             self._log.bound()
-        return f"{PROBES} probes without an answer"
+        return None
 
     async def _answers(self) -> bool:
         try:

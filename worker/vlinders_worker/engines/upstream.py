@@ -6,6 +6,7 @@ import aiohttp
 import msgspec
 
 from vlinders_kit.tracing import outgoing
+from vlinders_worker.engines.pulse import Pulse
 from vlinders_worker.errors import EngineFailed, EngineRefused
 from vlinders_worker.meters import Body
 
@@ -29,12 +30,16 @@ class Upstream:
         model: str | None,
         headers: Mapping[str, str],
         silence_seconds: float,
+        pulse: Pulse,
     ) -> None:
+        self.begun = False
+        """Whether the answer has begun, for the pulse: a server's first bytes may say nothing."""
         self._http = http
         self._slot_id = slot_id
         self._url = url
         self._model = model
         self._headers = headers
+        self._pulse = pulse
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=silence_seconds)
         self._response: aiohttp.ClientResponse | None = None
 
@@ -49,13 +54,7 @@ class Upstream:
         Raises EngineRefused for a request that is wrong, EngineFailed for anything else than 200.
         """
         try:
-            self._response = await self._http.post(
-                self._url + path,
-                data=msgspec.json.encode(body),
-                headers={"content-type": "application/json", **self._headers, **dict(outgoing())},
-                timeout=self._timeout,
-                allow_redirects=False,  # the key is for this host and no other
-            )
+            self._response = await self._post(path, msgspec.json.encode(body))
             if self._response.status == 200:
                 return
             told = await self.whole(LONGEST_REFUSAL)
@@ -71,7 +70,7 @@ class Upstream:
         if self._response is None:
             return
         try:
-            while data := await self._response.content.readany():
+            while data := await self._read(self._response.content):
                 yield data
         except (aiohttp.ClientError, OSError) as error:
             raise self._failed(error) from error
@@ -104,6 +103,32 @@ class Upstream:
         """Lets the connection go: back to the pool after a whole answer, else cut off."""
         if self._response is not None:
             self._response.close()
+
+    async def _post(self, path: str, body: bytes) -> aiohttp.ClientResponse:
+        heard = False
+        self._pulse.wait(begun=False)
+        try:
+            response = await self._http.post(
+                self._url + path,
+                data=body,
+                headers={"content-type": "application/json", **self._headers, **dict(outgoing())},
+                timeout=self._timeout,
+                allow_redirects=False,  # the key is for this host and no other
+            )
+            heard = True
+            return response
+        finally:
+            self._pulse.end_wait(begun=False, heard=heard)
+
+    async def _read(self, content: aiohttp.StreamReader) -> bytes:
+        begun, heard = self.begun, False
+        self._pulse.wait(begun=begun)
+        try:
+            data = await content.readany()
+            heard = True
+            return data
+        finally:
+            self._pulse.end_wait(begun=begun, heard=heard)
 
     def _failed(self, error: Exception) -> EngineFailed:
         if isinstance(error, TimeoutError):
