@@ -222,7 +222,7 @@ class TestLeaving:
 
         class Slow(Streams):
             def admit(self, exchange: HotExchange) -> Any:
-                return self._ask()
+                return self._ask
 
             async def _ask(self) -> None:
                 asked.set()

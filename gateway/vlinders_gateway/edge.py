@@ -35,7 +35,7 @@ log = logs.get(__name__)
 Rest = Callable[[AsgiExchange], Awaitable[None]]
 """The app behind the hot routes."""
 
-_HOST = re.compile(rb"[A-Za-z0-9._\-]*(\[[0-9A-Fa-f:.]+\])?(:[0-9]{1,5})?")
+_HOST = re.compile(rb"([A-Za-z0-9._\-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 _METHODS = b"GET, POST, PUT, PATCH, DELETE, OPTIONS"
 _MOUNTS = tuple((mount, dialect) for dialect in DIALECTS for mount in dialect.mounts if mount)
 _ROOT = next(dialect for dialect in DIALECTS if "" in dialect.mounts)
@@ -157,7 +157,9 @@ class Edge:
                 exchange.content_length = int(value)
             elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
                 raise ContentEncoded
-            elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            elif name == b"transfer-encoding" and (
+                value.lower() != b"chunked" or exchange.scope["http_version"] == "1.0"
+            ):
                 raise MalformedRequest(what="Transfer-Encoding")
             elif name == b"x-forwarded-for":
                 forwarded = forwarded or value
@@ -165,7 +167,10 @@ class Edge:
                 trace = value
             elif name == b"origin" and self._origins.fullmatch(value.decode("latin-1")):
                 exchange.origin = value
-        if hosts != 1 and not (hosts == 0 and exchange.scope["http_version"] == "1.0"):
+        version = exchange.scope["http_version"]
+        if version != "1.1" and version != "1.0":
+            raise MalformedRequest(what="its version")
+        if hosts != 1 and not (hosts == 0 and version == "1.0"):
             raise MalformedRequest(what="Host")
         self._place(exchange, forwarded, trace)
 

@@ -8,6 +8,7 @@ of what the same costs through ASGI.
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,11 +37,15 @@ _STATUS_LINES = {
 }
 
 
+Step = Callable[[], Coroutine[Any, Any, None]]
+"""What is awaited before a request goes on. It may never be begun: its client may leave before."""
+
+
 class App(Protocol):
     """What answers a hot route. What it raises is answered in the dialect's words."""
 
-    def admit(self, exchange: "HotExchange") -> Coroutine[Any, Any, None] | None:
-        """Finds out who asks, before the body is read; what has to be awaited for that, if any."""
+    def admit(self, exchange: "HotExchange") -> Step | None:
+        """Finds out who asks, before the body is read; the step that has to be awaited, if any."""
 
     def serve(self, exchange: "HotExchange", body: bytes) -> None:
         """Begins to answer."""
@@ -233,7 +238,8 @@ class HotExchange(Exchange):
     def _serve(self) -> None:
         body = bytes(self.body)
         if bodies.is_long(body):
-            self._admitting = self._connection.loop.create_task(self._wait_for(self._scanned(body)))
+            step = partial(self._scanned, body)
+            self._admitting = self._connection.loop.create_task(self._wait_for(step))
             return
         try:
             bodies.check_shape(body, self.bodies)
@@ -241,10 +247,10 @@ class HotExchange(Exchange):
         except Exception as error:
             self.fail(error)
 
-    async def _wait_for(self, step: Coroutine[Any, Any, None]) -> None:
+    async def _wait_for(self, step: Step) -> None:
         """Does what has to be awaited before the request goes on; a client that leaves ends it."""
         try:
-            await step
+            await step()
         except Exception as error:
             self.fail(error)
             return

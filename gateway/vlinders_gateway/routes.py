@@ -143,8 +143,9 @@ class Endpoint:
         body: dict[str, Any] = {}
         query: dict[str, str] = {}
         page = None
+        sent = await exchange.body()  # of any request: one whose body is malformed is none
         if operation.writes:
-            body = self._ask(bodies.parse(await exchange.body()))
+            body = self._ask(bodies.parse(sent))
         else:
             query = _query(exchange)
         kind: Any = operation.request

@@ -1,14 +1,13 @@
 """The hot path: chat completions and embeddings as bytes, over the pipe to inference."""
 
-from collections.abc import Coroutine
-from typing import Any
+from functools import partial
 
 from vlinders.api.v1.pipe_pb2 import PipeOpen
 from vlinders_gateway.admission import Admission
 from vlinders_gateway.dialects import DIALECTS
 from vlinders_gateway.edge import Edge
 from vlinders_gateway.exchange import EVENTS, request_id
-from vlinders_gateway.hot import HotExchange
+from vlinders_gateway.hot import HotExchange, Step
 from vlinders_gateway.operations import Operation
 from vlinders_kit import logs
 from vlinders_kit.errors import Failure, failure_of
@@ -45,9 +44,9 @@ class Piped:
         self._pool = pool
         self._deadline_ms = deadline_ms
 
-    def admit(self, exchange: HotExchange) -> Coroutine[Any, Any, None] | None:
+    def admit(self, exchange: HotExchange) -> Step | None:
         exchange.principal = self._admission.at_once(exchange, self._operation)
-        return None if exchange.principal is not None else self._admit(exchange)
+        return None if exchange.principal is not None else partial(self._admit, exchange)
 
     async def _admit(self, exchange: HotExchange) -> None:
         exchange.principal = await self._admission.admit(exchange, self._operation)
