@@ -4,15 +4,19 @@ import asyncio
 import itertools
 import json
 import time
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
 
 import httpx
+import pytest
 
 from tests.chaos.beside import logged
 from tests.chaos.faults import frozen
-from tests.chaos.fleet import address_of, becomes, standings
+from tests.chaos.fleet import Standing, a_worker, address_of, becomes, standings
 from tests.chaos.load import Load, Operation
 from tests.chaos.oracle import judge, settle
-from tests.chaos.scale import scaled
+from tests.chaos.scale import LONG, scaled
 from tests.chaos.stack import NUMBERED, Chaos
 from tests.platform import User, bearer, chat, eventually
 from vlinders_kit.testing.figures import Figure
@@ -21,6 +25,8 @@ SCHEDULER_SECONDS = scaled(9, 30)
 """How long the scheduler stands still."""
 TABLE_SECONDS = 5
 """How long its last table does."""
+MOST_SECONDS = 40
+"""How long most of the workers are silent, past the alarm: more than two leases."""
 SLACK = 2.5
 """Seconds between a table's sending and its end, and what a loaded machine takes."""
 
@@ -28,9 +34,9 @@ SLACK = 2.5
 async def test_a_scheduler_that_stands_still_costs_no_worker_and_no_stream(
     chaos: Chaos, user: User, figure: Figure
 ) -> None:
-    before = await standings(chaos)
+    before = await _all_online(chaos)
     numbers = itertools.count()
-    long_ones = {"max_tokens": 10 * (SCHEDULER_SECONDS + 2), "rate": 10}
+    long_ones: dict[str, Any] = {"max_tokens": 10 * (SCHEDULER_SECONDS + 2), "rate": 10}
     async with (
         Load(chaos, user, streams=6, numbers=numbers, **long_ones) as streams,
         Load(chaos, user, json=3, numbers=numbers, max_tokens=4, rate=100) as asked,
@@ -103,14 +109,42 @@ async def test_a_worker_that_slept_past_its_lease_comes_back_in_a_new_epoch(
     assert verdict.findings == []
 
 
+@pytest.mark.skipif(not LONG, reason="part of the long form; its rules are tests of the fleet")
+async def test_when_most_workers_are_silent_at_once_none_is_given_up_and_somebody_is_called(
+    chaos: Chaos, figure: Figure
+) -> None:
+    with ExitStack() as running:
+        beside = [running.enter_context(a_worker(chaos, number)) for number in range(2)]
+        for far in beside:
+            await becomes(chaos, far.address, "ONLINE")
+        fleet = await _all_online(chaos)
+        with frozen(*chaos.pids("worker"), beside[0].pid, children=True):
+            await eventually(partial(_alarmed, chaos), 60)
+            await asyncio.sleep(MOST_SECONDS)
+            after = await standings(chaos)
+        await _all_online(chaos)
+
+    gone = [address for address in fleet if after[address].state == "OFFLINE"]
+    condition = f"{len(fleet) - 1} of {len(fleet)} stopped for {MOST_SECONDS} s more"
+    figure("workers given up while most are silent", len(gone), must="0", condition=condition)
+    assert gone == []
+
+
+async def _alarmed(chaos: Chaos) -> bool:
+    lines = logged(chaos, "gpu-scheduler-1", "many_workers_silent")
+    return any(json.loads(line)["alert"] for line in lines)
+
+
 async def _ask(chaos: Chaos, user: User) -> httpx.Response:
     key = (await user.key())["key"]
     body = chat(NUMBERED, max_tokens=1, user="nobody")
     return await chaos.platform.http.post("/v1/chat/completions", json=body, headers=bearer(key))
 
 
-async def _all_online(chaos: Chaos) -> dict[str, object]:
-    async def online() -> dict[str, object] | None:
+async def _all_online(chaos: Chaos) -> dict[str, Standing]:
+    """Those that have not gone, once all are well."""
+
+    async def online() -> dict[str, Standing] | None:
         found = {
             address: it for address, it in (await standings(chaos)).items() if it.state != "OFFLINE"
         }
