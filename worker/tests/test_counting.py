@@ -88,6 +88,23 @@ async def test_a_cancel_reaches_an_engine_whose_answer_nobody_reads(
         assert shown["usage"]["completion_tokens"] == here.produced("r1") < 10**6
 
 
+async def test_a_cancel_that_is_quicker_than_its_request_stops_it_all_the_same(
+    host: Any, numbered: Any, events: Any
+) -> None:
+    async with host(numbered) as here:
+        headers = here.headers("r1")
+        assert await here.cancel("r1", headers["vlinders-ticket"]) == 404
+        assert await here.cancel("r2", "another's") == 404
+        body = {"stream": True, "max_tokens": 50, "rate": 500}
+        async with here.ask("r1", headers=headers, **body) as answer:
+            usage, done = await events(answer)
+        async with here.ask("r2", **body) as answer:
+            await answer.read()
+        assert (usage["usage"]["completion_tokens"], done) == (0, "[DONE]")
+        assert (await here.shown("r1"))["outcome"] == "cancelled"
+        assert (await here.shown("r2"))["usage"]["completion_tokens"] == 50
+
+
 async def test_only_the_ticket_that_started_a_request_stops_it(host: Any, numbered: Any) -> None:
     async with host(numbered) as here:
         async with here.ask("r1", stream=True, max_tokens=50, rate=500) as answer:

@@ -1,10 +1,11 @@
 """The requests on this worker: those that run, and what became of the last ones."""
 
 import asyncio
+import hmac
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 
-from vlinders_worker.errors import RequestNotFound, RequestRuns
+from vlinders_worker.errors import RequestNotFound, RequestRuns, TicketNotValid
 from vlinders_worker.generations import Generation
 
 REMEMBERED = 4_096
@@ -18,6 +19,8 @@ class Requests:
         self._changed = changed
         self._running: dict[str, Generation] = {}
         self._ended: OrderedDict[str, Generation] = OrderedDict()
+        self._cancelled: OrderedDict[str, str] = OrderedDict()
+        """Tickets of requests that were cancelled before they came, by request."""
         self._untold: defaultdict[str, list[str]] = defaultdict(list)
         self._idle = asyncio.Event()
         self._idle.set()
@@ -29,6 +32,8 @@ class Requests:
         if before is not None and not before.came_to_nothing:
             raise RequestRuns(request_id=id)
         self._running[id] = generation
+        if self._cancelled.pop(id, None) == generation.ticket:
+            generation.cancel()
         self._idle.clear()
         self._changed()
 
@@ -42,6 +47,23 @@ class Requests:
         if not self._running:
             self._idle.set()
         self._changed()
+
+    def cancel(self, id: str, ticket: str) -> None:
+        """Stops the request that `ticket` has started, or will start: on another connection, a
+        cancel may be quicker than what it is about.
+
+        Raises TicketNotValid for any other ticket, and RequestNotFound while there is none.
+        """
+        try:
+            generation = self.find(id)
+        except RequestNotFound:
+            self._cancelled[id] = ticket
+            if len(self._cancelled) > REMEMBERED:
+                self._cancelled.popitem(last=False)
+            raise
+        if not hmac.compare_digest(ticket.encode(), generation.ticket.encode()):
+            raise TicketNotValid
+        generation.cancel()
 
     def find(self, id: str) -> Generation:
         """One that runs or has ended not long ago. Raises RequestNotFound."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hmac
 import ipaddress
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
@@ -19,7 +18,6 @@ from vlinders_worker.errors import (
     NotServing,
     RequestNotFound,
     SlotNotReady,
-    TicketNotValid,
 )
 from vlinders_worker.generations import Generation
 from vlinders_worker.meters import Body
@@ -123,11 +121,8 @@ class AgentServer:
 
     async def _cancel(self, request: web.Request) -> web.Response:
         """Only whoever holds the ticket that started a request can stop it, however old."""
-        generation = self._requests.find(request.match_info["request_id"])
         ticket = request.headers.get(tickets.HEADER, "")
-        if not hmac.compare_digest(ticket.encode(), generation.ticket.encode()):
-            raise TicketNotValid
-        generation.cancel()
+        self._requests.cancel(request.match_info["request_id"], ticket)
         return web.Response(status=204)
 
     async def _show(self, request: web.Request) -> web.Response:

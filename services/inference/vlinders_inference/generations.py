@@ -34,7 +34,7 @@ from vlinders_kit.clock import Clock
 from vlinders_kit.errors import AppError
 from vlinders_kit.ids import new_id
 
-SETTLE_SECONDS = 2.0
+SETTLE_SECONDS = 4.0
 """How long a worker that was told to stop may take to say what its engine has produced."""
 
 STALL_SECONDS = 75.0
