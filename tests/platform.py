@@ -158,7 +158,8 @@ class Platform:
         db = Database(self.database_url(database))
         try:
             async with db.begin() as tx:
-                return (await tx.execute(text(statement), values)).all()
+                answer = await tx.execute(text(statement), values)
+                return answer.all() if answer.returns_rows else ()
         finally:
             await db.close()
 

@@ -1,10 +1,13 @@
 """The gateway as a process: comes up, serves, and ends when what it began is done."""
 
 import asyncio
+import contextlib
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -16,6 +19,7 @@ from vlinders.inference.v1.generations_pb2_grpc import (
     GenerationServiceServicer,
     add_GenerationServiceServicer_to_server,
 )
+from vlinders_gateway.server import listen
 from vlinders_gateway.testing import Script, bearer, services
 from vlinders_kit.embedded.programs import free_port
 from vlinders_kit.pipe import Exchange, PipeServer
@@ -125,3 +129,19 @@ async def test_its_figures_name_operations_and_no_client_text(script: Script, va
         assert 'operation="ListModels",service="gateway",status="401"' in figures
         assert "secret-of-a-client" not in figures
         assert (await http.get(f"{url}/metrics")).status_code == 404
+
+
+def test_a_client_that_vanishes_is_noticed_by_the_kernel() -> None:
+    silence = timedelta(seconds=60)
+    with contextlib.closing(listen("127.0.0.1", 0, shared=False, silence=silence)) as listener:
+        listener.setblocking(True)
+        with socket.create_connection(listener.getsockname()[:2]):
+            accepted, _ = listener.accept()
+    with accepted:
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
+        assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        first, between, probes = (
+            accepted.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        )
+    assert first + between * probes == 60

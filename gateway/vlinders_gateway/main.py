@@ -131,7 +131,7 @@ async def main(settings: GatewaySettings) -> None:
     gateway = Gateway(settings)
     public = PublicServer(
         gateway.edge,
-        listen(settings.host, settings.port, shared=True),
+        listen(settings.host, settings.port, shared=True, silence=settings.silence),
         settings.drain,
         OpenConnections(
             most_of(settings.max_connections),

@@ -89,13 +89,26 @@ class InternalServer:
         await self._server.serve(sockets=[self._listener])
 
 
-def listen(host: str, port: int, *, shared: bool) -> socket.socket:
-    """A listening socket; with `shared`, the kernel spreads connections over all that listen."""
+def listen(
+    host: str, port: int, *, shared: bool, silence: timedelta | None = None
+) -> socket.socket:
+    """A listening socket; with `shared`, the kernel spreads connections over all that listen.
+
+    A client that gives no sign of life for as long as `silence` is taken to have vanished without
+    a word, as one does whose network is gone; its connection is then broken.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if shared:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if silence is not None:  # what it accepts has these options as well
+        seconds = max(1, int(silence.total_seconds()))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, seconds // 2))
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, seconds // 6))
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1_000 * seconds)
     listener.bind((host, port))
     listener.listen(_BACKLOG)
     listener.setblocking(False)

@@ -97,6 +97,9 @@ class GatewaySettings(PartSettings):
     stream_deadline: timedelta = timedelta(minutes=10)
     """How long a chat completion may take, to its last byte."""
 
+    silence: timedelta = timedelta(seconds=60)
+    """After so long without a sign of life a client has vanished, and its request is ended."""
+
     drain: timedelta = timedelta(seconds=30)
     """How long what runs may go on after the process was told to end."""
 

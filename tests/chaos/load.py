@@ -89,11 +89,17 @@ class Call:
 
     @classmethod
     async def open(
-        cls, url: str, key: str, operation: Operation, *, host: str | None = None, **over: Any
+        cls,
+        url: str,
+        key: str,
+        operation: Operation,
+        *,
+        local_addr: tuple[str, int] | None = None,
+        **over: Any,
     ) -> Self:
-        """Sends the request to the stack at `url`, or where `host` reaches it."""
+        """Sends the request to the stack at `url`, from `local_addr` where that is given."""
         name, _, port = url.removeprefix("http://").partition(":")
-        reader, writer = await asyncio.open_connection(host or name, int(port))
+        reader, writer = await asyncio.open_connection(name, int(port), local_addr=local_addr)
         body = json.dumps(operation.body(**over)).encode()
         writer.write(
             b"POST /v1/chat/completions HTTP/1.1\r\nhost: %b\r\nauthorization: Bearer %b\r\n"

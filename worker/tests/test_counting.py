@@ -92,7 +92,7 @@ async def test_a_cancel_that_is_quicker_than_its_request_stops_it_all_the_same(
     host: Any, numbered: Any, events: Any
 ) -> None:
     async with host(numbered) as here:
-        headers = here.headers("r1")
+        headers = here.headers("r1", "numbered")
         assert await here.cancel("r1", headers["vlinders-ticket"]) == 404
         assert await here.cancel("r2", "another's") == 404
         body = {"stream": True, "max_tokens": 50, "rate": 500}

@@ -32,6 +32,8 @@ class Wallet:
     renewed: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     away: bool = False
+    loses_answers: bool = False
+    """Leases are made, and nobody hears of it."""
     greatest: int = 10**18
     """The most that one lease is granted."""
 
@@ -46,6 +48,8 @@ class Wallet:
             raise InsufficientCredit(needed_nanos=least)
         self.balance -= granted
         self.leases[lease_id] = granted
+        if self.loses_answers:
+            raise CreditUnavailable
         return Granted(granted, LIFETIME)
 
     async def renew(self, lease_ids: Sequence[str]) -> tuple[float, Sequence[str]]:
@@ -56,9 +60,13 @@ class Wallet:
     async def give_back(self, returns: Sequence[Return]) -> None:
         await self._reached()
         for row in returns:
+            if row.lease_id not in self.leases:
+                continue  # it was never made
             assert row.lease_id not in self.closed, "nothing comes back of a closed lease"
-            self.leases[row.lease_id] -= row.nanos
-            self.balance += row.nanos
+            # Who has not heard what was lent gives back what he wanted.
+            nanos = min(row.nanos, self.leases[row.lease_id]) if self.loses_answers else row.nanos
+            self.leases[row.lease_id] -= nanos
+            self.balance += nanos
             assert self.leases[row.lease_id] >= 0, "no more comes back than was lent"
             if row.close:
                 self.closed.add(row.lease_id)
@@ -104,6 +112,20 @@ async def test_a_balance_worth_k_calls_admits_exactly_k_of_many_at_once(
     )
 
     assert len(holds) == min(worth, 40)
+
+
+@pytest.mark.parametrize("greatest", [10**18, 150])
+async def test_a_lease_that_nobody_heard_of_goes_back_at_once(greatest: int) -> None:
+    wallet = Wallet(balance=1_000, greatest=greatest, loses_answers=True)
+    [book] = books(wallet)
+
+    with pytest.raises(CreditUnavailable):
+        await book.take("ten_1", 100)
+    assert wallet.balance < 1_000
+    await book._flush()
+
+    assert wallet.balance == 1_000
+    assert wallet.closed == set(wallet.leases)
 
 
 STEPS = st.lists(

@@ -174,6 +174,9 @@ class CreditBook:
             if not isinstance(error, CreditUnavailable):
                 log.error("lease_failed", exc_info=error)
             leases.refuse(among, 0)
+            # It may have been lent, and only the answer was lost. Nothing is admitted from it, so
+            # all of it goes back, rather than be held until it expires.
+            self._give_back(Return(new_id("ret"), lease_id, max(wanted, least), close=True))
             return
         if granted.nanos < wanted:
             leases.scarce_until = asked_at + SCARCE_SECONDS
@@ -210,11 +213,14 @@ class CreditBook:
         close = lease.running == 0
         if not close and lease.free == 0:
             return
-        self._returns.append(Return(new_id("ret"), lease.id, lease.free, close))
-        self._returned.set()
+        self._give_back(Return(new_id("ret"), lease.id, lease.free, close))
         lease.free = 0
         if close:
             leases.drop(lease)
+
+    def _give_back(self, returned: Return) -> None:
+        self._returns.append(returned)
+        self._returned.set()
 
     async def _send(self) -> None:
         away = Outage("billing (returns)")
