@@ -14,7 +14,7 @@ from vlinders_kit.relay import Relay
 
 NAME = "vlinders.billing"
 
-USAGE_PAUSE = 0.5
+USAGE_PAUSE = 0.25
 """Seconds between batches of usage. Leases cover what is not settled yet, so a wallet loses nothing
 by it, and a charge is seen that much later; without it each request costs a transaction here."""
 
