@@ -36,8 +36,8 @@ PRICES_WITHIN = 10.0
 """Seconds that a start waits for the prices, so that who is ready can sell."""
 
 USAGE_GATHER = 1.0
-"""Seconds in which usage gathers before it is sent on: nobody waits for it, and each time costs some
-fifteen milliseconds of CPU, here, in billing and in Postgres. What comes alone goes at once."""
+"""Seconds in which usage gathers before it is sent on: nobody waits for it, and each time costs
+some 15 ms of CPU, here, in billing and in Postgres. What comes alone goes at once."""
 
 
 async def main(settings: InferenceSettings) -> None:
