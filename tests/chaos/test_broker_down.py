@@ -17,6 +17,8 @@ from tests.platform import User, eventually
 from vlinders_kit.testing.figures import Figure
 
 SECONDS: dict[How, int] = scaled({"frozen": 4}, {"frozen": 60, "down": 300})
+RATE = scaled(50, 4)
+"""Tokens a second of each answer: what waits in the end shall be some thousands of events."""
 DRAINED_SECONDS = 120.0
 SERVICES = ("auth", "billing", "inference", "gpu_scheduler")
 
@@ -28,7 +30,7 @@ async def test_while_the_broker_is_away_requests_go_on_and_no_event_is_lost(
     if "kafka" not in chaos.parts:
         pytest.skip("needs Kafka")
     numbers = itertools.count()
-    body: dict[str, Any] = {"max_tokens": 5, "rate": 50}
+    body: dict[str, Any] = {"max_tokens": 5, "rate": RATE}
     async with (
         Load(chaos, user, streams=3, numbers=numbers, **body) as streams,
         Load(chaos, user, json=3, numbers=numbers, **body) as asked,
