@@ -24,7 +24,7 @@ INSTALL := $(if $(UV),$(UV) pip install --python $(BIN)/python --compile-bytecod
 PIN := uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
   --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: help up down setup proto test chaos bench soak check baseline requirements
+.PHONY: help up down setup proto test chaos bench soak check baseline edge requirements
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ check: setup ## All that must hold: style, types, tests
 
 baseline: proto ## Write down the contracts as they are now: what breaks them is found from then on
 	$(BIN)/python tests/contracts.py
+
+edge: .venv/envoy ## Write the configuration of Envoy anew, from deploy/envoy
+	PYTHONPATH=.venv/envoy $(BIN)/python deploy/envoy/edge.py
 
 requirements: ## Pin all third-party versions anew, with hashes and no addresses; needs uv
 	$(PIN) requirements/dev.in -o requirements/dev.txt

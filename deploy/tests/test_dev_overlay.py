@@ -125,7 +125,7 @@ def _mount(pod: Workload, root: Path) -> dict[str, Path]:
         here.mkdir()
         volume = volumes.get(row["name"], {})
         files = {}
-        if "secret" in volume:
+        if "secret" in volume and not volume["secret"].get("optional"):
             files = _secret(volume["secret"]["secretName"])
         if "configMap" in volume:
             files = rendered("dev").named("ConfigMap", volume["configMap"]["name"])["data"]

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import kubernetes_validate
 import pytest
+from kubernetes_validate import utils as schemas
 
 from .manifests import K8S as _K8S
 from .manifests import OVERLAYS, RENDERS, WORKLOADS, Cluster, Workload, rendered, selects, written
@@ -23,6 +25,14 @@ DRAINS = 30
 renders = pytest.mark.skipif(
     not RENDERS, reason="MANIFESTS ARE NOT RENDERED: that needs kubectl, for its kustomize"
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _schemas_are_read_once() -> Iterator[None]:
+    """They are megabytes, which the validator would read for each object anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schemas, "schema_contents", cache(schemas.schema_contents))
+        yield
 
 
 def test_every_manifest_is_valid_to_the_letter() -> None:
@@ -255,5 +265,6 @@ def _secrets_of(each: Workload) -> Iterator[tuple[str, str]]:
             yield one["name"], one["key"]
     for volume in each.pod.get("volumes", ()):
         if "secret" in volume:
-            for item in volume["secret"]["items"]:
+            assert "items" in volume["secret"] or volume["secret"]["optional"]
+            for item in volume["secret"].get("items", ()):
                 yield volume["secret"]["secretName"], item["key"]
