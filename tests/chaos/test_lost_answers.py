@@ -26,7 +26,7 @@ from vlinders_kit.ids import new_id
 from vlinders_kit.rpc import connect
 from vlinders_kit.testing.figures import Figure
 
-LOST = scaled(12, 100)
+LOST = scaled(8, 100)
 KNOWN_SECONDS = 5.0
 """In which whoever asks again under the same id knows what became of it."""
 NANOS = 1_000

@@ -27,7 +27,7 @@ P99_MORE = 0.05
 """Seconds by which the slowest hundredth may be slower without Valkey."""
 REVOKED = scaled(20, 1_000)
 """Credentials that are shown after they were revoked."""
-POSTGRES_SECONDS = scaled(5, 30)
+POSTGRES_SECONDS = scaled(4, 30)
 MONEY_SECONDS = 2.0
 """In which whatever needs PostgreSQL must be refused without it."""
 BACK_SECONDS = 15.0
@@ -186,4 +186,4 @@ def _written(chaos: Chaos, part: str) -> Iterator[Callable[[], list[dict[str, An
 
 
 async def _said(told: Callable[[], list[dict[str, Any]]], event: str, times: int) -> bool:
-    return sum(line["event"] == event for line in told()) >= times
+    return sum(1 for line in told() if line["event"] == event) >= times
