@@ -41,7 +41,8 @@ def _costs(found: Comparison) -> Table:
 
     others = sorted(one.others for one in found.measured)
     return _by_case(
-        "Processor time, µs a request (JSON) or chunk (streams): median (least–most) of the rounds",
+        "Processor time, µs a request (JSON) or chunk (streams):"
+        f" median (least–most) of {found.rounds}",
         found,
         cell,
         notes=(
@@ -54,12 +55,12 @@ def _costs(found: Comparison) -> Table:
 
 
 def _ratios(found: Comparison) -> Table:
-    def cells(one: str, other: str) -> Iterator[str]:
-        for case in found.cases:
-            ratio = found.ratio(one, other, case)
-            yield _NOTHING if ratio is None else f"{number(ratio)} ×"
-
-    rows = [[title, *cells(one, other)] for title, one, other in _RATIOS]
+    rows = []
+    for title, one, other in _RATIOS:
+        ratios = [found.ratio(one, other, case) for case in found.cases]
+        if any(ratios):
+            cells = (_NOTHING if ratio is None else f"{number(ratio)} ×" for ratio in ratios)
+            rows.append([title, *cells])
     columns = ["", *(case.title for case in found.cases)]
     return Table("The same as ratios, of the same round each, median", columns, rows)
 

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from bench.benches import Bench
 from bench.cases import CASES, Case
-from bench.measuring import Measured, measure, told
+from bench.measuring import in_turn
 from bench.plan import Plan, say
 from bench.programs import compiled, provider
 from bench.runs import Comparison, number
@@ -21,7 +21,6 @@ _CASES = [case for case in CASES if case.name in ("json-16", "json-64", "burst-1
 
 def run(plan: Plan) -> Sequence[Table]:
     programs = compiled(plan.folder)
-    measured: list[Measured] = []
     with ExitStack() as stack, TemporaryDirectory(prefix="bench-") as made:
         behind = stack.enter_context(provider(programs))
         there = {}
@@ -30,12 +29,7 @@ def run(plan: Plan) -> Sequence[Table]:
             folder = Path(made) / name.split()[0]
             folder.mkdir()
             there[name] = stack.enter_context(ours.stack(behind, folder, replicas=replicas))
-        for number_of_round in range(plan.rounds):
-            for case in _CASES:
-                with plan.alone():
-                    for name, running in there.items():
-                        measured.append(measure(programs, name, running, case, plan))
-                        say(f"round {number_of_round + 1}, {told(measured[-1])}")
+        measured = in_turn(programs, there, _CASES, plan)
     return [_table(Comparison(measured, {}))]
 
 

@@ -1,11 +1,13 @@
-"""One target under one load for one window: what was answered, and what it took."""
+"""Targets under load, in turn, a window each: what was answered, and what it took."""
 
 import os
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from bench.cases import Case
-from bench.plan import Plan
+from bench.plan import Plan, say
 from bench.processes import Memory, Snapshot, memory
 from bench.programs import Answered, Programs, load
 from bench.targets.target import Running
@@ -43,6 +45,38 @@ class Measured:
     def cores(self) -> float:
         """How many of them the target kept busy."""
         return sum(self.seconds_by_part.values()) / self.answered.seconds
+
+
+def in_turn(
+    programs: Programs,
+    there: Mapping[str, Running],
+    cases: Sequence[Case],
+    plan: Plan,
+    *options: str,
+) -> list[Measured]:
+    """Every target `there` under every case, in as many rounds as planned; a case is one slice.
+
+    Who is first changes from round to round. Ctrl-C ends it, with what there is by then.
+    """
+    measured: list[Measured] = []
+
+    def visit(case: Case, order: Sequence[str]) -> list[Measured]:
+        found = []
+        for name in order:
+            found.append(measure(programs, name, there[name], case, plan, *options))
+            say(told(found[-1]))
+        return found
+
+    try:
+        for number in range(plan.rounds):
+            first = number % len(there)
+            order = [*list(there)[first:], *list(there)[:first]]
+            for case in cases:
+                say(f"-- round {number + 1} of {plan.rounds}: {case.title}")
+                measured += plan.undisturbed(partial(visit, case, order))
+    except KeyboardInterrupt:
+        say("interrupted: the tables have what there is")
+    return measured
 
 
 def measure(
@@ -85,7 +119,7 @@ def told(found: Measured) -> str:
     answered = found.answered
     wrong = f", {answered.failed} FAILED: {answered.first_error}" if answered.failed else ""
     return (
-        f"{found.case.name}, {found.target}: {cost} a {found.case.unit}, {found.rate:.0f}/s,"
+        f"{found.target}: {cost} a {found.case.unit}, {found.rate:.0f}/s,"
         f" first byte {answered.first_byte_us['p50'] / 1000:.2f} ms,"
         f" others {found.others:.2f} cores{wrong}"
     )

@@ -4,13 +4,17 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 ROOT = Path(__file__).parents[1]
+
+
+T = TypeVar("T")
+_TRIES = 5
 
 
 class Disturbed(Exception):
@@ -61,6 +65,19 @@ class Plan:
     def partial(self, benches: frozenset[str]) -> bool:
         """Whether what is measured is too short or too little for the page."""
         return self.quick or not self.only <= benches
+
+    def undisturbed(self, measuring: Callable[[], T]) -> T:
+        """What `measuring` has found, alone on the machine; it is done again when it was not.
+
+        Raises Disturbed when it never was.
+        """
+        for _ in range(_TRIES):
+            try:
+                with self.alone():
+                    return measuring()
+            except Disturbed as why:
+                say(f"once more: {why}")
+        raise Disturbed(f"{_TRIES} times")
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """All that one run has measured, and the figures that are told of it."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -25,6 +26,15 @@ class Comparison:
     def cases(self) -> list[Case]:
         """In the order in which they were measured first."""
         return list(dict.fromkeys(found.case for found in self.measured))
+
+    @property
+    def rounds(self) -> str:
+        """How many there were; an interrupted run has fewer of some cases."""
+        counts = Counter((found.target, found.case) for found in self.measured).values()
+        least, most = min(counts), max(counts)
+        if least < most:
+            return f"{least} to {most} rounds"
+        return f"{most} rounds" if most > 1 else "one round"
 
     def over_rounds(self, target: str, case: Case, value: Value) -> list[float]:
         """A value of each round, in their order, of those rounds that have it."""

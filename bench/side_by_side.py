@@ -1,6 +1,6 @@
 """Ourselves and the peers in front of one provider, visited in turn in every round."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from bench.benches import Bench
 from bench.cases import CASES
 from bench.comparison import tables_of
-from bench.measuring import Measured, measure, told
+from bench.measuring import in_turn
 from bench.peers import Absent
 from bench.plan import Plan, say
 from bench.programs import Programs, compiled, load, provider
@@ -23,11 +23,10 @@ _TARGETS = frozenset(target.name for target in TARGETS)
 
 def run(plan: Plan) -> Sequence[Table]:
     programs = compiled(plan.folder)
-    measured: list[Measured] = []
+    cases = [case for case in CASES if plan.wants(case.name, _CASES)]
     with ExitStack() as stack, TemporaryDirectory(prefix="bench-") as folder:
         there, absent = _started(stack, programs, Path(folder), plan)
-        for number in range(plan.rounds):
-            measured += _round(number, there, programs, plan)
+        measured = in_turn(programs, there, cases, plan)
     return tables_of(measured, absent)
 
 
@@ -57,22 +56,6 @@ def _warm_up(programs: Programs, running: Running) -> None:
         found = load(programs, running.door, case.body, "-c", "4", "-d", "3", "-w", "1")
         if not found.whole:
             raise Absent(f"answers nothing to {case.name}: {found.first_error}")
-
-
-def _round(
-    number: int, there: Mapping[str, Running], programs: Programs, plan: Plan
-) -> list[Measured]:
-    """Every case, of every target; who is first changes from round to round."""
-    first = number % len(there)
-    order = [*list(there)[first:], *list(there)[:first]]
-    measured = []
-    for case in (case for case in CASES if plan.wants(case.name, _CASES)):
-        with plan.alone():
-            for name in order:
-                found = measure(programs, name, there[name], case, plan)
-                measured.append(found)
-                say(f"round {number + 1} of {plan.rounds}, {told(found)}")
-    return measured
 
 
 BENCH = Bench(

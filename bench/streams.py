@@ -7,8 +7,8 @@ from tempfile import TemporaryDirectory
 
 from bench.benches import Bench
 from bench.cases import Case
-from bench.measuring import Measured, measure, told
-from bench.plan import Plan, say
+from bench.measuring import Measured, in_turn
+from bench.plan import Plan
 from bench.programs import compiled, provider
 from bench.runs import DIRECT, OURS, Comparison, number
 from bench.tables import Table
@@ -25,7 +25,6 @@ _CASES = [
 
 def run(plan: Plan) -> Sequence[Table]:
     programs = compiled(plan.folder)
-    measured: list[Measured] = []
     with ExitStack() as stack, TemporaryDirectory(prefix="bench-") as made:
         behind = stack.enter_context(provider(programs))
         folder = Path(made)
@@ -33,14 +32,8 @@ def run(plan: Plan) -> Sequence[Table]:
             DIRECT: stack.enter_context(direct.TARGET.start(behind, folder)),
             OURS: stack.enter_context(ours.stack(behind, folder, (_MODEL,))),
         }
-        for number_of_round in range(plan.rounds):
-            for case in _CASES:
-                with plan.alone():
-                    for name, running in there.items():
-                        # a stream lasts three seconds: all of them are to have begun
-                        found = measure(programs, name, running, case, plan, "-w", "4")
-                        measured.append(found)
-                        say(f"round {number_of_round + 1}, {told(found)}")
+        # a stream lasts three seconds: when the window opens all of them have begun
+        measured = in_turn(programs, there, _CASES, plan, "-w", "4")
     return [_table(Comparison(measured, {}))]
 
 
