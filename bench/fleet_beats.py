@@ -1,134 +1,75 @@
 """Heartbeats: what a fleet of so many workers costs one scheduler process while nothing happens."""
 
 import asyncio
-import random
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import uvloop
 
-from bench.fleet_scheduler import JOIN_TOKEN, SchedulerProcess, scheduler_process
-from bench.fleet_wire import WorkerWire
-from vlinders.gpu_scheduler.v1 import workers_pb2 as pb
+from bench.fleet_scheduler import SchedulerProcess, lag, pinned, scheduler_process
+from bench.fleet_workers import Description, Fleet
+from bench.plan import Plan, say
+from bench.tables import Table
 
-JOINING = 200
-"""Workers that say hello at once; a scheduler admits 500 in a second."""
+WORKERS = (100, 1_000, 5_000)
+SETTLING = 6.0
+"""Seconds after the last worker has joined: each has beaten, and rows are written."""
 
-
-@dataclass
-class Fleet:
-    """Workers on real streams that beat, each when its Welcome says."""
-
-    address: str
-    joined: int = 0
-    lost: int = 0
-    answers: int = 0
-    round_trips: list[float] = field(default_factory=list)
-    _wires: list[WorkerWire] = field(default_factory=list)
-    _waiting: dict[WorkerWire, asyncio.Future[None]] = field(default_factory=dict)
-    _epochs: dict[WorkerWire, int] = field(default_factory=dict)
-    _sent: dict[WorkerWire, tuple[int, float]] = field(default_factory=dict)
-    _periods: dict[WorkerWire, float] = field(default_factory=dict)
-
-    async def join(self, count: int) -> None:
-        gate = asyncio.Semaphore(JOINING)
-
-        async def one(number: int) -> None:
-            async with gate:
-                await self._join(number)
-
-        await asyncio.gather(*map(one, range(count)))
-
-    def restart_figures(self) -> None:
-        self.answers = 0
-        self.round_trips.clear()
-
-    async def _join(self, number: int) -> None:
-        loop = asyncio.get_running_loop()
-        host, _, port = self.address.rpartition(":")
-        _, wire = await loop.create_connection(
-            lambda: WorkerWire(JOIN_TOKEN, self._heard, self._ended), host, int(port)
-        )
-        welcomed = self._waiting[wire] = loop.create_future()
-        slot = pb.Slot(id="slot", model="model", state=pb.Slot.STATE_READY, parallel=8)
-        wire.say(
-            pb.WorkerMessage(
-                hello=pb.Hello(
-                    worker_id=f"worker_{number}",
-                    boot_id=f"boot_{number}",
-                    agent_version="bench",
-                    address="http://127.0.0.1:1",
-                    host_name=f"host-{number}",
-                    inventory=pb.Inventory(slots=[slot], memory_bytes=1, cpu_count=1),
-                )
-            )
-        )
-        await welcomed
-        self.joined += 1
-        self._wires.append(wire)
-
-    def _heard(self, wire: WorkerWire, message: pb.HubMessage) -> None:
-        now = time.perf_counter()
-        if message.HasField("welcome"):
-            welcome = message.welcome
-            self._epochs[wire] = welcome.epoch
-            self._periods[wire] = welcome.beat_period.ToTimedelta().total_seconds()
-            self._waiting.pop(wire).set_result(None)
-            delay = random.uniform(0, self._periods[wire])
-            asyncio.get_running_loop().call_later(delay, self._beat, wire, 1)
-        elif message.HasField("lease"):
-            seq, sent_at = self._sent[wire]
-            if message.lease.beat_seq == seq:
-                self.answers += 1
-                self.round_trips.append(now - sent_at)
-
-    def _beat(self, wire: WorkerWire, seq: int) -> None:
-        if wire not in self._epochs:
-            return
-        self._sent[wire] = (seq, time.perf_counter())
-        wire.say(pb.WorkerMessage(beat=pb.Beat(seq=seq, epoch=self._epochs[wire])))
-        pause = self._periods[wire] * random.uniform(0.9, 1.1)
-        asyncio.get_running_loop().call_later(pause, self._beat, wire, seq + 1)
-
-    def _ended(self, wire: WorkerWire) -> None:
-        self.lost += 1
-        self._epochs.pop(wire, None)
+COLUMNS = (
+    "workers, at 2 s",
+    "beats/s",
+    "CPU ms per 1,000 beats",
+    "of one core",
+    "answer p50",
+    "answer p99",
+    "loop late p99",
+    "memory per worker",
+    "joined in",
+)
 
 
-async def measure(scheduler: SchedulerProcess, workers: int, seconds: float) -> dict[str, float]:
+def table(plan: Plan) -> Table:
+    rows = []
+    for workers in WORKERS[:2] if plan.quick else WORKERS:
+        with plan.alone(), pinned(), scheduler_process() as scheduler:
+            row = uvloop.run(_measure(scheduler, workers, 3 * plan.seconds))
+        say(f"beats: {', '.join(row)}")
+        rows.append(row)
+    return Table(
+        "Heartbeats",
+        COLUMNS,
+        rows,
+        notes=[
+            "One scheduler process, on a core of its own, with its PostgreSQL; each worker has a"
+            " connection and a gRPC stream, all from one process on another core.",
+            "CPU is that of all threads of the scheduler, in user and system. The event loop is"
+            " looked at four times a second; its lateness is told as the bound of a histogram.",
+        ],
+    )
+
+
+async def _measure(scheduler: SchedulerProcess, workers: int, seconds: float) -> Sequence[str]:
     empty = scheduler.rss()
     fleet = Fleet(scheduler.address)
     began = time.perf_counter()
-    await fleet.join(workers)
+    await fleet.join(*(Description(f"worker_{n}", {"slot": "model"}) for n in range(workers)))
     joining = time.perf_counter() - began
-    await asyncio.sleep(5)
-    fleet.restart_figures()
-    cpu, own, began = scheduler.cpu_seconds(), time.process_time(), time.perf_counter()
+    await asyncio.sleep(SETTLING)
+    fleet.round_trips.clear()
+    cpu, began, late = scheduler.cpu_seconds(), time.perf_counter(), lag(scheduler)
     await asyncio.sleep(seconds)
     used, took = scheduler.cpu_seconds() - cpu, time.perf_counter() - began
     trips = sorted(fleet.round_trips)
-    return {
-        "workers": workers,
-        "joined_in": joining,
-        "beats_per_second": fleet.answers / took,
-        "cpu_per_1000": used / fleet.answers * 1000,
-        "core": used / took * 100,
-        "rtt_p50": trips[len(trips) // 2] * 1e3,
-        "rtt_p99": trips[int(len(trips) * 0.99)] * 1e3,
-        "rss_per_worker": (scheduler.rss() - empty) / workers / 1024,
-        "lost": fleet.lost,
-        "generator": (time.process_time() - own) / took * 100,
-    }
-
-
-def main(counts: Sequence[int], seconds: float) -> None:
-    for workers in counts:
-        with scheduler_process() as scheduler:
-            found = uvloop.run(measure(scheduler, workers, seconds))
-        sys.stdout.write(f"{ {name: round(value, 2) for name, value in found.items()} }\n")
-
-
-if __name__ == "__main__":
-    main([int(workers) for workers in sys.argv[2:]], float(sys.argv[1]))
+    if fleet.lost:
+        raise RuntimeError(f"{fleet.lost} of {workers} workers were lost")
+    return (
+        f"{workers:,}",
+        f"{len(trips) / took:,.0f}",
+        f"{used / len(trips) * 1e6:.0f}",
+        f"{used / took:.0%}",
+        f"{trips[len(trips) // 2] * 1e3:.1f} ms",
+        f"{trips[int(len(trips) * 0.99)] * 1e3:.1f} ms",
+        f"≤ {lag(scheduler).since(late).bound(0.99) * 1e3:g} ms",
+        f"{(scheduler.rss() - empty) / workers / 1024:.0f} KiB",
+        f"{joining:.1f} s",
+    )

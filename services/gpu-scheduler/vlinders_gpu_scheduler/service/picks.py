@@ -96,14 +96,14 @@ async def _read(hub: Hub, requests: Stream, line: PickLine) -> None:
         async for message in requests:
             hub.picks.finished(message.finished_request_ids, hub.clock.monotonic())
             for request in message.picks:
-                line.answer(_answer(hub, request, line))
+                line.answer(answer(hub, request, line))
             await line.room()
         line.close()
     except Exception as error:  # told on the stream, which ends with it
         line.close(error)
 
 
-def _answer(hub: Hub, request: pb.PickRequest, line: PickLine) -> pb.PickAnswer:
+def answer(hub: Hub, request: pb.PickRequest, line: PickLine) -> pb.PickAnswer:
     request_id = request.request_id
     if not 0 < len(request_id) <= LONGEST_ID:
         return _refusal(
