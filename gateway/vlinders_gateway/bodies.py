@@ -81,12 +81,12 @@ def is_long(body: bytes) -> bool:
 def check_shape(body: bytes, limits: Limits) -> None:
     """Raises JsonTooDeep or JsonTooManyParts for a body that would be dear to read."""
     opened = body.count(b"[") + body.count(b"{")
-    if opened > limits.deepest and deeper_than(limits.deepest, body):
-        raise JsonTooDeep(most=limits.deepest)
     if opened + body.count(b",") + body.count(b":") > limits.most_parts:
         parts = sum(len(text.translate(None, _NO_PARTS)) for text in _outside_of_strings(body))
         if parts > limits.most_parts:
             raise JsonTooManyParts(most=limits.most_parts)
+    if opened > limits.deepest and deeper_than(limits.deepest, body):
+        raise JsonTooDeep(most=limits.deepest)
 
 
 def parse(body: bytes) -> dict[str, Any]:

@@ -236,7 +236,7 @@ class HotExchange(Exchange):
         self._connection.flow.resume_reading()
 
     def _serve(self) -> None:
-        body = bytes(self.body)
+        body, self.body = bytes(self.body), bytearray()
         if bodies.is_long(body):
             step = partial(self._scanned, body)
             self._admitting = self._connection.loop.create_task(self._wait_for(step))

@@ -15,7 +15,7 @@ from vlinders_kit import logs
 from vlinders_kit.errors import Failure, Unavailable, failure_of
 from vlinders_kit.pipe.queue import FrameQueue
 
-WINDOW = 256 * 1024
+WINDOW = 96 * 1024
 """Bytes that an exchange may have under way to a reader that does not read."""
 
 _BACKOFF = (0.05, 2.0)

@@ -23,7 +23,7 @@ CLOSING_SECONDS = 1.0
 MOST_IDLE = 1024
 """Connections to one target that are kept."""
 
-BUFFERED = 256 * 1024
+BUFFERED = 64 * 1024
 """Bytes of an answer that may wait for their reader before the engine is held up."""
 
 LARGEST_HEAD = 64 * 1024
@@ -46,6 +46,7 @@ class Response:
         self._connection = connection
         self._pieces: list[bytes] = []
         self._waiting = 0
+        self._held = False
         self._error: Exception | None = None
         self._begun = False
         self._waiter: asyncio.Future[None] | None = None
@@ -67,9 +68,12 @@ class Response:
 
         Raises Disconnected, and what `sink` raises. No task runs for what comes meanwhile: to wake
         one costs five microseconds, as much as all else that is done with an event of a stream.
+        After a False the engine is held up until the next call.
         """
         if self._pieces and not sink(self._all()):
+            self._hold()
             return
+        self._let_on()
         if not self.ended:
             self._sink, self._enough = sink, False
             try:
@@ -106,7 +110,7 @@ class Response:
         self._pieces.append(piece)
         self._waiting += len(piece)
         if self._waiting > BUFFERED:
-            self._connection.pause()
+            self._hold()
 
     def end(self, error: Disconnected | None = None) -> None:
         self._error = error
@@ -123,14 +127,24 @@ class Response:
                 if not self._enough and not self.ended:
                     return
                 self._sink = None
+                self._hold()
         self._wake()
 
     def _all(self) -> bytes:
         pieces, self._pieces = self._pieces, []
-        if self._waiting > BUFFERED:
-            self._connection.resume()
         self._waiting = 0
+        self._let_on()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _hold(self) -> None:
+        if not (self._held or self.ended):
+            self._held = True
+            self._connection.pause()
+
+    def _let_on(self) -> None:
+        if self._held and not self.ended:
+            self._connection.resume()
+        self._held = False
 
     async def _wait(self) -> None:
         self._waiter = self._connection.loop.create_future()
