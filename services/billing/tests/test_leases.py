@@ -40,7 +40,7 @@ async def test_a_lease_is_as_large_as_wanted_or_as_the_wallet_allows(lent: Any) 
 async def test_less_than_the_least_is_not_lent(lent: Any) -> None:
     short = await lent.lend("ten_1", 41, 60, holder="inf_2")
 
-    assert short == Short(available_nanos=40, lent_nanos=60)
+    assert short == Short(available_nanos=40, elsewhere_nanos=60)
     assert await available(lent) == 40
 
 

@@ -138,6 +138,17 @@ async def test_what_nobody_could_return_is_refused_at_once(bank: Any) -> None:
     assert failure_of(refused.value).reason == "INSUFFICIENT_CREDIT"
 
 
+async def test_what_only_the_asker_himself_could_return_is_refused_at_once(bank: Any) -> None:
+    await bank.fund("ten_1", 100)
+    async with bank.replica(recall_wait=timedelta(hours=1)) as billing:
+        stub = CreditServiceStub(billing.channel(a_part("inference")))
+        await stub.AcquireLease(bank.ask("ten_1", 90, holder="inf_1"))
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.AcquireLease(bank.ask("ten_1", 11, holder="inf_1"))
+
+    assert failure_of(refused.value).reason == "INSUFFICIENT_CREDIT"
+
+
 async def test_the_first_request_of_a_new_tenant_opens_its_wallet_with_the_grant(
     bank: Any,
 ) -> None:

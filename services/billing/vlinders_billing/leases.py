@@ -33,6 +33,10 @@ _MAKE = text("""
     VALUES (:id, :account, :holder, :least, :wanted, :granted, :granted, now() + :lifetime)
     ON CONFLICT (id) DO NOTHING
 """)
+_ELSEWHERE = text("""
+    SELECT sum(open_nanos) FROM lease
+    WHERE account_id = :account AND over_at IS NULL AND holder <> :holder
+""")
 _RENEW = text("""
     WITH mine AS (
         SELECT id FROM lease
@@ -103,10 +107,10 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Short:
-    """Less than the least is available, and so much is lent and may come back."""
+    """Less than the least is available, and so much is lent to others and may come back."""
 
     available_nanos: int
-    lent_nanos: int
+    elsewhere_nanos: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +133,9 @@ async def acquire(tx: Tx, ask: Ask, wallet: Locked, lifetime: timedelta) -> int 
         return await _again(tx, ask, made, lifetime)
     granted = min(max(ask.wanted_nanos, ask.least_nanos), wallet.available_nanos)
     if granted < ask.least_nanos:
-        return Short(wallet.available_nanos, wallet.held_nanos)
+        # What its own requests hold, a holder knows best: it has asked for more all the same.
+        others = await tx.scalar(_ELSEWHERE, {"account": wallet.id, "holder": ask.holder})
+        return Short(wallet.available_nanos, int(others or 0))
     await ledger.hold(tx, wallet.id, granted)
     values = {
         "id": ask.lease_id,

@@ -37,7 +37,7 @@ class Lending:
             found = await self._try(ask, recall=True)
             while isinstance(found, Short):
                 left = until - time.monotonic()
-                if left <= 0 or found.available_nanos + found.lent_nanos < ask.least_nanos:
+                if left <= 0 or found.available_nanos + found.elsewhere_nanos < ask.least_nanos:
                     raise InsufficientCredit(
                         available_nanos=found.available_nanos, needed_nanos=ask.least_nanos
                     )
@@ -53,7 +53,7 @@ class Lending:
             locked = await ledger.lock(tx, [account_id])
             if account_id in locked:
                 found = await leases.acquire(tx, ask, locked[account_id], self.lifetime)
-                if recall and isinstance(found, Short) and found.lent_nanos:
+                if recall and isinstance(found, Short) and found.elsewhere_nanos:
                     await recalls.tell_wanted(tx, ask.tenant_id, ask.holder)
                 return found
             # Its TenantCreated has not come yet. Opened on its own, since it wants other locks.
