@@ -126,6 +126,7 @@ async def _serve(running: Upstream) -> web.AppRunner:
     app = web.Application(middlewares=[locked], client_max_size=2**24)
     app.router.add_post("/v1/chat/completions", running.chat)
     app.router.add_post("/v1/embeddings", running.embeddings)
+    app.router.add_get("/v1/models", _models)
     site = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
     await site.setup()
     await web.TCPSite(site, "127.0.0.1", 0).start()
@@ -155,6 +156,10 @@ async def _stream(request: web.Request, asked: Asked, script: Script) -> web.Str
         await response.write(f"data: {json.dumps(chunk)}\n\n".encode())
     await response.write(b"data: [DONE]\n\n")
     return response
+
+
+async def _models(_request: web.Request) -> web.Response:
+    return web.json_response({"object": "list", "data": []})
 
 
 async def _whole(request: web.Request, asked: Asked, script: Script) -> web.StreamResponse:

@@ -17,7 +17,7 @@ from vlinders_gateway.server import InternalServer, PublicServer, listen
 from vlinders_gateway.settings import GatewaySettings
 from vlinders_gateway.shared_log import SharedLog
 from vlinders_gateway.tokens import Keys, Tokens
-from vlinders_kit import logs, tracing
+from vlinders_kit import logs, metrics, tracing
 from vlinders_kit.bus import Bus, open_bus
 from vlinders_kit.callers import Identity
 from vlinders_kit.ids import new_id
@@ -61,6 +61,7 @@ class Gateway:
         self._bus = open_bus(settings.bus.get_secret_value(), new_id("gateway"))
         self.edge = self._edge(me)
         self._served = False
+        self._measured()
 
     def ready(self) -> bool:
         """Whether inference was reached once; that it is gone is told request by request."""
@@ -70,6 +71,7 @@ class Gateway:
     async def run(self) -> None:
         """Everything that goes on beside the requests."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(metrics.watch_loop())
             group.create_task(self._limits.run())
             group.create_task(self._pool.run())
             group.create_task(self._identities.run())
@@ -82,6 +84,21 @@ class Gateway:
         await self._bus.close()
         for channel in self._channels.values():
             await channel.close()
+
+    def _measured(self) -> None:
+        """What a scrape asks of this gateway."""
+        metrics.told_of(NAME)
+        metrics.gauge("vlinders_gateway_running", "Requests that run.", lambda: self.edge.running)
+        metrics.gauge(
+            "vlinders_gateway_pipes",
+            "Replicas of inference that take requests.",
+            lambda: self._pool.ready_count,
+        )
+        metrics.gauge(
+            "vlinders_gateway_limits_by_share",
+            "1 while Redis is away, and limits are kept by each gateway for itself.",
+            lambda: float(self._limits.away),
+        )
 
     def _edge(self, me: Identity) -> Edge:
         settings = self._settings

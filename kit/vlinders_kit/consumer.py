@@ -2,15 +2,17 @@
 
 import asyncio
 import random
+import time
 from collections import Counter as Tally
 from collections.abc import Sequence
 from dataclasses import replace
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from prometheus_client import Counter
 from sqlalchemy import text
 
-from vlinders_kit import logs
+from vlinders_kit import logs, metrics
 from vlinders_kit.bus import RETENTION, Bus, BusUnavailable, Envelope, dead_letters
 from vlinders_kit.db import Database, unavailable
 from vlinders_kit.events import Handlers
@@ -34,6 +36,9 @@ _PRUNE = text("""
 
 _TAKEN = Counter("vlinders_events_taken_total", "Events that came over the bus.", ["group"])
 _DEAD = Counter("vlinders_events_dead_total", "Events given up.", ["group", "type"])
+
+_WORKING: WeakValueDictionary[str, "Consumer"] = WeakValueDictionary()
+"""By group."""
 
 log = logs.get(__name__)
 
@@ -63,6 +68,8 @@ class Consumer:
         self._db = db
         self._bus = bus
         self._group = group
+        self._oldest = 0.0
+        _WORKING[group] = self
         self._topics = topics
         self._handlers = handlers
         self._pause = pause
@@ -83,13 +90,20 @@ class Consumer:
                     while True:
                         envelopes = await subscription.fetch()
                         away.over()
+                        self._oldest = min(map(_published_at, envelopes), default=0.0)
                         await self._take(envelopes)
                         await subscription.commit()
+                        self._oldest = 0.0
                         _TAKEN.labels(self._group).inc(len(envelopes))
                         if self._pause and len(envelopes) < LARGE:
                             await asyncio.sleep(self._pause)
             except BusUnavailable as error:
                 await away.wait(error)
+
+    @property
+    def lag(self) -> float:
+        """Seconds since the oldest event was published that is fetched, and not done."""
+        return max(0.0, time.time() - self._oldest) if self._oldest else 0.0
 
     async def _take(self, envelopes: Sequence[Envelope]) -> None:
         try:
@@ -166,3 +180,16 @@ class Consumer:
             else:
                 if getattr(found, "rowcount", 0) == PRUNE_BATCH:
                     pause = 0.0
+
+
+def _published_at(envelope: Envelope) -> float:
+    """By the event's id, which begins with the millisecond in which it was made."""
+    return (envelope.id.int >> 80) / 1000
+
+
+metrics.gauge(
+    "vlinders_events_lag_seconds",
+    "Age of the oldest event that is fetched, and has not taken effect.",
+    lambda: {(group,): consumer.lag for group, consumer in _WORKING.items()},
+    ("group",),
+)

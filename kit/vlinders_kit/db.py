@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
+from vlinders_kit import metrics
 from vlinders_kit.silence import Watch
 
 Tx = AsyncSession
@@ -52,6 +53,13 @@ class Database:
             pool_pre_ping=True,
             hide_parameters=True,
             connect_args={"async_creator_fn": self._connected, **told},
+        )
+        pool: Any = self.engine.pool
+        metrics.gauge(
+            "vlinders_database_connections",
+            "Connections of the pool: most that there may be, and those in use.",
+            lambda: {("most",): pool.size(), ("used",): pool.checkedout()},
+            ("what",),
         )
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
 

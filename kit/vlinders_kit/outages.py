@@ -5,9 +5,14 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from prometheus_client import Gauge
+
 from vlinders_kit import logs
 
 log = logs.get(__name__)
+
+
+_AWAY = Gauge("vlinders_away", "1 while something is away that is needed.", ["of"])
 
 
 @dataclass
@@ -39,16 +44,19 @@ class Outage:
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._what = what
+        self._told = _AWAY.labels(what)
         self._backoff = Backoff(first, longest, chance)
 
     async def wait(self, error: BaseException) -> None:
         """Notes that it is away, and returns when it is time to try again."""
         if self._backoff.waits == 0:
+            self._told.set(1)
             log.warning("outage_began", of=self._what, error=type(error).__name__, text=str(error))
         await self._backoff.wait()
 
     def over(self) -> None:
         """Notes that it is there."""
         if self._backoff.waits:
+            self._told.set(0)
             log.warning("outage_ended", of=self._what, tries=self._backoff.waits)
             self._backoff.waits = 0

@@ -15,9 +15,8 @@ from typing import Any, Self
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
 
-from vlinders_kit import logs, tracing
+from vlinders_kit import logs, metrics, tracing
 from vlinders_kit.callers import CallerKey
 from vlinders_kit.rpc import OPTIONS, Guard
 from vlinders_kit.settings import PartSettings
@@ -60,6 +59,7 @@ class Process:
         tls: Tls | None = None,
     ) -> None:
         logs.configure(name, level=log_level)
+        metrics.told_of(name)
         tracing.export(name, traces, sampled=sampled, slow=slow)
         self.name = name
         self.address = f"{host}:{port}"
@@ -139,10 +139,8 @@ class Process:
         async with AsyncExitStack() as stack:
             if self.metrics_port:
                 host = self.address.rpartition(":")[0]
-                metrics, thread = start_http_server(self.metrics_port, addr=host)
-                stack.callback(thread.join)
-                stack.callback(metrics.server_close)
-                stack.callback(metrics.shutdown)
+                await stack.enter_async_context(metrics.serving(host, self.metrics_port))
+                self.background("event loop", metrics.watch_loop)
             await self.server.start()
             told = _signalled()
             running = [asyncio.create_task(_named(run), name=name) for name, run in self._tasks]

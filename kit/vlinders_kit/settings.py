@@ -16,6 +16,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsError
 
+from vlinders_kit import metrics
 from vlinders_kit.callers import CallerKey
 from vlinders_kit.tls import Tls
 from vlinders_kit.tracing import SLOW_SECONDS
@@ -85,7 +86,13 @@ class TlsSettings(Settings):
         """What this part shows and trusts, read now; None where nothing is encrypted."""
         if not (self.tls_certificate and self.tls_key and self.tls_authority):
             return None
-        return Tls.load(self.tls_certificate, self.tls_key, self.tls_authority)
+        tls = Tls.load(self.tls_certificate, self.tls_key, self.tls_authority)
+        metrics.gauge(
+            "vlinders_certificate_expires_timestamp_seconds",
+            "When the certificate ends that this part shows.",
+            tls.expires_at.timestamp,
+        )
+        return tls
 
 
 class TracedSettings(Settings):

@@ -6,9 +6,11 @@ names: who holds the one of a worker cannot answer for auth, wherever it runs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import grpc
+from cryptography import x509
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,11 @@ class Tls:
     @classmethod
     def load(cls, certificate: Path, key: Path, authority: Path) -> "Tls":
         return cls(certificate.read_bytes(), key.read_bytes(), authority.read_bytes())
+
+    @property
+    def expires_at(self) -> datetime:
+        """When the certificate ends."""
+        return x509.load_pem_x509_certificate(self.certificate).not_valid_after_utc
 
     def for_server(self) -> grpc.ServerCredentials:
         """Refuses whoever shows no certificate of the authority."""

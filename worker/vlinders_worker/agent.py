@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import sys
+from collections import Counter as Tally
 from collections.abc import Sequence
 from datetime import timedelta
 from importlib.metadata import version
@@ -13,8 +14,8 @@ import aiohttp
 import psutil
 from aiohttp import web
 
-from vlinders.gpu_scheduler.v1.workers_pb2 import Gpu, Hello, Inventory
-from vlinders_kit import logs
+from vlinders.gpu_scheduler.v1.workers_pb2 import Gpu, Hello, Inventory, Slot
+from vlinders_kit import logs, metrics
 from vlinders_kit.clock import Clock, SystemClock
 from vlinders_worker import gpus
 from vlinders_worker.engines.configuration import Configuration, External, LlamaCpp
@@ -35,6 +36,8 @@ GPUS_SECONDS = 300.0
 
 LAST_WORDS_SECONDS = 2.0
 """For the ends of answers that are cut, and for Goodbye."""
+
+SLOT_STATES = {number: name.removeprefix("STATE_").lower() for name, number in Slot.State.items()}
 
 log = logs.get(__name__)
 
@@ -78,6 +81,21 @@ class Agent:
             inventory=self._inventory,
             drain=self._drain_as_asked,
             clock=clock or SystemClock(),
+        )
+
+        metrics.gauge(
+            "vlinders_worker_running", "Requests that run.", lambda: len(self.requests.running)
+        )
+        metrics.gauge(
+            "vlinders_worker_engines",
+            "Engines, by what they are.",
+            lambda: Tally((SLOT_STATES[each.slot.state],) for each in self.engines.values()),
+            ("state",),
+        )
+        metrics.gauge(
+            "vlinders_worker_lease_held",
+            "1 while the scheduler lets this worker start requests.",
+            lambda: float(self.lease.holds),
         )
 
     async def serve(self, told: asyncio.Event) -> None:

@@ -7,7 +7,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from vlinders_auth import attempts, sessions, signing_keys
 from vlinders_auth.signing_keys import Ring
-from vlinders_kit import logs
+from vlinders_kit import logs, metrics
 from vlinders_kit.clock import Clock
 from vlinders_kit.db import Database
 from vlinders_kit.sealing import Sealer
@@ -51,6 +51,12 @@ class Upkeep:
                 await signing_keys.add(tx, key, self._sealer, now=now, lifetime=self._lifetime)
             await signing_keys.retire(tx, now=now)
             self.ring = await signing_keys.load(tx, self._sealer)
+        since = max(turn for turn, _ in self.ring.keys if turn <= now)
+        metrics.gauge(
+            "vlinders_auth_signing_key_since_timestamp_seconds",
+            "Since when the key signs whose turn it is.",
+            since.timestamp,
+        )
 
     async def forget_old(self) -> None:
         """Deletes expired sessions and attempts."""

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from sqlalchemy import text
 
-from vlinders_billing import audit, leases, partitions, usage
+from vlinders_billing import audit, leases, measures, partitions, usage
 from vlinders_billing.settings import BillingSettings
 from vlinders_kit import logs
 from vlinders_kit.clock import Clock
@@ -14,6 +14,7 @@ from vlinders_kit.db import Database, Tx, unavailable
 from vlinders_kit.outages import Outage
 
 HOURLY = timedelta(hours=1)
+LOOK = timedelta(seconds=15)
 
 _ALONE = text("SELECT pg_try_advisory_xact_lock(hashtext('vlinders.billing.' || :job))")
 _CLAIM = text("""
@@ -40,11 +41,17 @@ class Upkeep:
             tasks.create_task(_every(self.settings.sweep_interval, self.sweep))
             tasks.create_task(_every(HOURLY, self.make_partitions))
             tasks.create_task(_every(HOURLY, self.forget))
+            tasks.create_task(_every(LOOK, self.look))
             tasks.create_task(_every(min(self.settings.audit_interval, HOURLY), self.audit))
 
     async def sweep(self) -> None:
         """Has the money of expired leases go back."""
         await self._all("sweep", lambda tx: leases.sweep(tx, self.settings.lease_grace))
+
+    async def look(self) -> None:
+        """Has scrapes know what is lent."""
+        async with self.db.begin() as tx:
+            await measures.lent(tx)
 
     async def forget(self) -> None:
         """Deletes leases that nobody can ask for any more, and what says of requests that nobody
@@ -70,6 +77,7 @@ class Upkeep:
             found = await audit.audit(tx)
         async with self.db.begin() as tx:
             await tx.execute(_DONE, {"name": "audit", "interval": self.settings.audit_interval})
+        measures.proved(found)
         told = log.info if found.sound else log.error
         told(
             "ledger_audited",

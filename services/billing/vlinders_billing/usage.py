@@ -10,7 +10,14 @@ import psycopg
 from sqlalchemy import Select, select, text
 
 from vlinders.inference.v1.events_pb2 import UsageRecorded
-from vlinders_billing import ledger, partitions, price_versions, settlement, spans
+from vlinders_billing import (
+    ledger,
+    measures,
+    partitions,
+    price_versions,
+    settlement,
+    spans,
+)
 from vlinders_billing.charges import Charge, Flag, due
 from vlinders_billing.models import UsageRecord
 from vlinders_billing.wallets import Grants
@@ -120,6 +127,7 @@ async def record(
         await _keep(tx, charges)
         await _add_up(tx, charges)
         _tell(charges)
+        once_committed(tx, partial(measures.settled, charges))
         if traced := [charge for charge in charges if charge.event.traceparent]:
             once_committed(tx, partial(spans.settled, traced))
     return charges

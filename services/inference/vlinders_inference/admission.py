@@ -13,7 +13,7 @@ from typing import Protocol
 
 from vlinders_inference.errors import CreditUnavailable, InsufficientCredit
 from vlinders_inference.leases import Hold, Lease, Leases
-from vlinders_kit import logs
+from vlinders_kit import logs, metrics
 from vlinders_kit.clock import Clock
 from vlinders_kit.ids import new_id
 from vlinders_kit.outages import Outage
@@ -82,6 +82,16 @@ class CreditBook:
         self._sending = asyncio.Lock()
         self._reachable = True
         """Whether billing answered when it was asked last."""
+        metrics.gauge(
+            "vlinders_inference_leases",
+            "Credit leases that are open here.",
+            lambda: sum(1 for each in self._tenants.values() for _ in each),
+        )
+        metrics.gauge(
+            "vlinders_inference_lease_free_nanos",
+            "Credit that requests can be admitted from at once.",
+            lambda: sum(lease.free for each in self._tenants.values() for lease in each),
+        )
 
     async def take(self, tenant_id: str, ceiling: int) -> Hold:
         """Admits a request that costs `ceiling` nanos at most.

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from vlinders_kit import metrics
+
 EVERY_SECONDS = 0.1
 """How late a wait may end."""
 
@@ -119,6 +121,9 @@ class Watch:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._waits: set[Wait] = set()
+        metrics.gauge(
+            "vlinders_inference_running", "Admitted requests that run.", lambda: len(self._waits)
+        )
 
     def begin(self, client: Client) -> Wait:
         """The wait of the request that the running task serves."""
