@@ -17,10 +17,11 @@ from tests.platform import User, eventually
 from vlinders_kit.testing.figures import Figure
 
 STREAMS = 200
-SECONDS = scaled(6, 20)
+SECONDS = scaled(5, 20)
 """How long each stream goes on: longer than the rest takes, shorter than a drain."""
 RATE = 10
-READY_SECONDS = 1.0
+READY_SECONDS = 1.0 * 3
+"""With a margin for a busy machine."""
 EXIT_SECONDS = 35.0
 
 

@@ -11,7 +11,7 @@ from tests.chaos.stack import CALLS, GRANT, METERED_TOKENS, Chaos
 from tests.platform import User, bearer, chat
 from vlinders_kit.testing.figures import Figure
 
-ROUNDS = scaled(2, 20)
+ROUNDS = scaled(1, 20)
 AT_ONCE = 200
 
 
