@@ -9,7 +9,7 @@ import struct
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Self
 from uuid import uuid4
@@ -38,6 +38,7 @@ class Operation:
 
     number: int
     model: str
+    _: KW_ONLY
     stream: bool
     name: str = field(default_factory=lambda: uuid4().hex)
     request_id: str = ""
@@ -228,7 +229,7 @@ class Load:
     async def _call_on(self, stream: bool) -> None:
         url = self._chaos.stack.url
         while not self._stopped.is_set():
-            operation = Operation(next(self._numbers), self._model, stream)
+            operation = Operation(next(self._numbers), self._model, stream=stream)
             self.operations.append(operation)
             try:
                 call = await Call.open(url, self._key, operation, **self._body)

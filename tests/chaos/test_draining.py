@@ -32,7 +32,7 @@ async def test_no_stream_breaks_when_a_part_is_told_to_end(
 ) -> None:
     pid = chaos.pids(part)[which]
     serves = chaos.asks(part)[which]
-    operations = [Operation(number, NUMBERED, True) for number in range(STREAMS)]
+    operations = [Operation(number, NUMBERED, stream=True) for number in range(STREAMS)]
     key = (await user.key())["key"]
 
     async def stream(operation: Operation) -> None:
@@ -70,7 +70,7 @@ async def test_no_stream_breaks_when_a_part_is_told_to_end(
 
 async def _call(chaos: Chaos, key: str) -> Operation:
     """One more call, which has to find who still takes calls."""
-    operation = Operation(STREAMS, NUMBERED, False)
+    operation = Operation(STREAMS, NUMBERED, stream=False)
     call = await Call.open(chaos.stack.url, key, operation, max_tokens=5)
     await call.whole()
     return operation

@@ -49,7 +49,7 @@ async def test_who_leaves_pays_what_the_engine_produced(
     left_at: dict[str, float] = {}
 
     async def leave() -> None:
-        operation = Operation(next(numbers), model, stream, left=True)
+        operation = Operation(next(numbers), model, stream=stream, left=True)
         operations.append(operation)
         after, way = chance.choice(MOMENTS), chance.choice(("FIN", "RST"))
         pause = chance.random() * 0.3
@@ -95,7 +95,7 @@ async def test_who_vanishes_without_a_word_pays_until_it_is_noticed(
     chaos: Chaos, user: User, figure: Figure, dark: Callable[[], AbstractContextManager[None]]
 ) -> None:
     key = (await user.key())["key"]
-    operations = [Operation(number, NUMBERED, number % 2 == 0, left=True) for number in range(40)]
+    operations = [Operation(n, NUMBERED, stream=n % 2 == 0, left=True) for n in range(40)]
 
     async def begin(operation: Operation) -> Call:
         at = (f"{DARK}.{operation.number + 1}", 0)

@@ -137,7 +137,7 @@ async def _stay(chaos: Chaos, tenant: Tenant) -> None:
 
 def _operation(tenant: Tenant, chance: random.Random, *, left: bool) -> Operation:
     model, stream = NUMBERED, chance.random() < 0.7
-    operation = Operation(len(tenant.operations), model, stream, left=left)
+    operation = Operation(len(tenant.operations), model, stream=stream, left=left)
     tenant.operations.append(operation)
     return operation
 
