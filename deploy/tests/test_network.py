@@ -16,6 +16,7 @@ Reach = set[tuple[str, str, int]]
 
 INSIDE: Reach = {
     *(("gateway", part, 50051) for part in ("auth", "billing", "inference", "gpu-scheduler")),
+    ("gateway", "inference", 50052),
     *(("inference", part, 50051) for part in ("billing", "gpu-scheduler")),
     ("inference", "worker", 9200),
     ("worker", "gpu-scheduler", 50051),

@@ -15,44 +15,26 @@ import httpx
 import pytest
 
 from vlinders.auth.v1.sessions_pb2 import LoginResponse
-from vlinders.inference.v1.generations_pb2_grpc import (
-    GenerationServiceServicer,
-    add_GenerationServiceServicer_to_server,
-)
 from vlinders_gateway.server import listen
 from vlinders_gateway.testing import Script, bearer, services
 from vlinders_kit.embedded.programs import free_port
-from vlinders_kit.pipe import Exchange, PipeServer
-from vlinders_kit.testing import CALLER_KEY, served
+from vlinders_kit.pipe import Exchange
+from vlinders_kit.testing import CALLER_KEY, piped
 
 pytestmark = pytest.mark.anyio
 
 
-class Echo(GenerationServiceServicer):
+async def answer(exchange: Exchange) -> None:
     """Inference, as far as a gateway needs it: sends back what it was asked."""
-
-    def __init__(self) -> None:
-        self.pipe = PipeServer(self._answer, domain="vlinders.inference")
-
-    async def Pipe(self, requests: Any, context: Any) -> AsyncIterator[Any]:
-        async for frames in self.pipe.serve(requests):
-            yield frames
-
-    async def _answer(self, exchange: Exchange) -> None:
-        exchange.head("application/json")
-        await exchange.send(exchange.open.body)
+    exchange.head("application/json")
+    await exchange.send(exchange.open.body)
 
 
 @asynccontextmanager
 async def process(script: Script, valkey: str) -> AsyncIterator[tuple[Any, str, str]]:
     """The process, its address for clients and its address for the platform."""
-    echo = (
-        "vlinders.inference.v1.GenerationService",
-        add_GenerationServiceServicer_to_server,
-        Echo(),
-    )
     port, inside = free_port(), free_port()
-    async with services(script) as parts, served("vlinders.inference", echo) as inference:
+    async with services(script) as parts, piped(answer) as pipes:
         told = {
             "PORT": port,
             "METRICS_PORT": inside,
@@ -60,7 +42,8 @@ async def process(script: Script, valkey: str) -> AsyncIterator[tuple[Any, str, 
             "AUTH": parts["vlinders.auth"].address,
             "BILLING": parts["vlinders.billing"].address,
             "GPU_SCHEDULER": parts["vlinders.gpu_scheduler"].address,
-            "INFERENCE": inference.address,
+            "INFERENCE": parts["vlinders.inference"].address,
+            "PIPES": pipes,
             "REDIS": valkey,
             "BUS": "memory:",
         }

@@ -13,7 +13,8 @@ NEEDED = {
     "AUTH": "127.0.0.1:1",
     "BILLING": "127.0.0.1:2",
     "GPU_SCHEDULER": "127.0.0.1:3",
-    "INFERENCE": "127.0.0.1:4, inference:5",
+    "INFERENCE": "127.0.0.1:4",
+    "PIPES": "127.0.0.1:4, inference:5",
     "REDIS": "redis://127.0.0.1:6/0",
     "BUS": "memory:",
 }
@@ -28,7 +29,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_needed_is_enough() -> None:
     settings = GatewaySettings.load()
 
-    assert settings.inference == ("127.0.0.1:4", "inference:5")
+    assert settings.pipes == ("127.0.0.1:4", "inference:5")
     assert settings.plan_rates == {"free": 10, "pro": 100, "enterprise": 1000, "operator": 0}
     assert settings.max_body_bytes == 10 * 1024 * 1024
 

@@ -2,9 +2,8 @@
 
 import asyncio
 import signal
-from typing import Any
 
-from vlinders.inference.v1.generations_pb2_grpc import GenerationServiceStub
+from vlinders.inference.v1 import generations_pb2
 from vlinders_gateway import documents, routes, streams
 from vlinders_gateway.admission import Admission
 from vlinders_gateway.bodies import Limits as BodyLimits
@@ -21,11 +20,13 @@ from vlinders_kit import logs, metrics, tracing
 from vlinders_kit.bus import Bus, open_bus
 from vlinders_kit.callers import Identity
 from vlinders_kit.ids import new_id
-from vlinders_kit.pipe import PipePool
+from vlinders_kit.pipe import Dial, PipePool
 from vlinders_kit.process import run, spare_collections
 from vlinders_kit.rpc import connect
 
 NAME = "vlinders.gateway"
+
+_PIPE = f"/{generations_pb2.DESCRIPTOR.services_by_name['GenerationService'].full_name}/Pipe"
 
 log = logs.get(__name__)
 
@@ -45,7 +46,7 @@ class Gateway:
                 ("vlinders.auth", settings.auth),
                 ("vlinders.billing", settings.billing),
                 ("vlinders.gpu_scheduler", settings.gpu_scheduler),
-                ("vlinders.inference", _balanced(settings.inference)),
+                ("vlinders.inference", settings.inference),
             )
         }
         auth = self._channels["vlinders.auth"]
@@ -53,11 +54,7 @@ class Gateway:
         self._identities = Identities(auth, tokens)
         self._shared = SharedLog(settings.redis.get_secret_value())
         self._limits = Limits(self._shared, gateways=settings.gateways)
-        self._pool = PipePool(
-            settings.inference,
-            lambda target: connect(target, "vlinders.inference", me, tls),
-            _pipe,
-        )
+        self._pool = PipePool(settings.pipes, Dial(_PIPE, "vlinders.inference", me, tls))
         self._bus = open_bus(settings.bus.get_secret_value(), new_id("gateway"))
         self.edge = self._edge(me)
         self._served = False
@@ -176,14 +173,6 @@ async def main(settings: GatewaySettings) -> None:
         await gateway.close()
         await tracing.close()
         log.info("stopped")
-
-
-def _pipe(channel: Any) -> Any:
-    return GenerationServiceStub(channel).Pipe  # type: ignore[no-untyped-call]
-
-
-def _balanced(targets: tuple[str, ...]) -> str:
-    return targets[0] if len(targets) == 1 else f"ipv4:{','.join(targets)}"
 
 
 def _signalled() -> asyncio.Event:

@@ -37,8 +37,11 @@ class GatewaySettings(PartSettings):
     gpu_scheduler: str
     """gRPC target of the scheduler."""
 
-    inference: Words
-    """The replicas of inference, as `host:port,host:port`; a name stands for all its addresses."""
+    inference: str
+    """gRPC target of inference."""
+
+    pipes: Words
+    """Where inference serves pipes, as `host:port,host:port`: a name is all its addresses."""
 
     redis: SecretStr
     """Where limits are counted, as `redis://:password@host:port/0`."""
@@ -106,7 +109,7 @@ class GatewaySettings(PartSettings):
     logged: float = Field(0.01, ge=0, le=1)
     """Share of the requests that get a line in the log; faults of the platform always do."""
 
-    @field_validator("inference", "trusted_proxies", "cors_origins", mode="before")
+    @field_validator("pipes", "trusted_proxies", "cors_origins", mode="before")
     @classmethod
     def _words(cls, value: object) -> object:
         if not isinstance(value, str):

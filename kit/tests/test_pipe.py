@@ -5,21 +5,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import grpc
 import pytest
 
-from vlinders.api.v1.pipe_pb2 import PipeFrames, PipeOpen
-from vlinders.inference.v1.generations_pb2_grpc import (
-    GenerationServiceServicer,
-    GenerationServiceStub,
-    add_GenerationServiceServicer_to_server,
-)
+from vlinders.api.v1.pipe_pb2 import PipeOpen
+from vlinders.inference.v1 import generations_pb2
 from vlinders_kit.callers import CallerKey, Identity
 from vlinders_kit.errors import NotFound, invalid
-from vlinders_kit.pipe import Exchange, PipeLost, PipePool, PipeServer
+from vlinders_kit.pipe import Dial, Exchange, PipeLost, PipePool, PipeServer
 from vlinders_kit.pipe.client import WINDOW
-from vlinders_kit.rpc import Guard, connect
+from vlinders_kit.rpc import Guard
 from vlinders_kit.testing import Awaited, PipeFailed
+from vlinders_kit.tls import Tls
 
 pytestmark = pytest.mark.anyio
 
@@ -34,44 +30,49 @@ class ModelNotFound(NotFound):
     model: str
 
 
+PATH = f"/{generations_pb2.DESCRIPTOR.services_by_name['GenerationService'].full_name}/Pipe"
+
+
 class Replica:
     """A service with nothing but a pipe, on a port of its own."""
 
-    def __init__(self, handler: Handler, *, most: int = 4096, port: int = 0) -> None:
+    def __init__(
+        self, handler: Handler, *, most: int = 4096, port: int = 0, tls: Tls | None = None
+    ) -> None:
         self.pipe = PipeServer(handler, domain=DOMAIN, most=most)
-        self.server = grpc.aio.server(interceptors=[Guard(DOMAIN, KEY)])
-        pipe = self.pipe
-
-        class Servicer(GenerationServiceServicer):
-            async def Pipe(
-                self, request: AsyncIterator[PipeFrames], context: grpc.aio.ServicerContext
-            ) -> AsyncIterator[PipeFrames]:
-                async for message in pipe.serve(request):
-                    yield message
-
-        add_GenerationServiceServicer_to_server(Servicer(), self.server)
-        self.port = self.server.add_insecure_port(f"127.0.0.1:{port}")
+        guard = Guard(DOMAIN, KEY)
+        self.listening = self.pipe.listen("127.0.0.1", port, path=PATH, guard=guard, tls=tls)
+        self.port = self.listening.port
         self.address = f"127.0.0.1:{self.port}"
+        self._running: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._running = asyncio.create_task(self.listening.run())
+
+    async def stop(self) -> None:
+        """As a process that is killed."""
+        assert self._running is not None
+        self._running.cancel()
+        await asyncio.gather(self._running, return_exceptions=True)
+        for conversation in list(self.pipe.conversations):
+            conversation._wire.close()
+        await until(lambda: not self.pipe.conversations)
 
 
 @asynccontextmanager
 async def serving(handler: Handler, *, most: int = 4096, port: int = 0) -> AsyncIterator[Replica]:
     replica = Replica(handler, most=most, port=port)
-    await replica.server.start()
+    await replica.start()
     try:
         yield replica
     finally:
-        await replica.server.stop(0)
+        await replica.stop()
 
 
 @asynccontextmanager
 async def connected(*replicas: Replica) -> AsyncIterator[PipePool]:
-    identity = Identity("gateway", KEY)
-    pool = PipePool(
-        [replica.address for replica in replicas],
-        lambda address: connect(address, DOMAIN, identity),
-        lambda channel: GenerationServiceStub(channel).Pipe,
-    )
+    dial = Dial(PATH, DOMAIN, Identity("gateway", KEY))
+    pool = PipePool([replica.address for replica in replicas], dial)
     running = asyncio.create_task(pool.run())
     try:
         await until(lambda: pool.ready_count == len(replicas))
@@ -79,6 +80,7 @@ async def connected(*replicas: Replica) -> AsyncIterator[PipePool]:
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        await asyncio.sleep(0)  # the sockets close
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -233,7 +235,7 @@ async def test_a_replica_that_dies_loses_its_exchanges_and_the_other_serves_on()
         opened = [ask(pool, b"x") for _ in range(4)]
         lost = [exchange for exchange in opened if exchange.address == doomed.address]
         assert lost
-        await doomed.server.stop(0)
+        await doomed.stop()
         for exchange in lost:
             with pytest.raises(PipeLost):
                 await exchange.whole()
@@ -285,9 +287,9 @@ async def test_what_outlives_a_drain_is_told_so_and_settles() -> None:
 
 async def test_a_client_connects_again_by_itself() -> None:
     first = Replica(echo)
-    await first.server.start()
+    await first.start()
     async with connected(first) as pool:
-        await first.server.stop(0)
+        await first.stop()
         await until(lambda: not pool.ready)
         async with serving(echo, port=first.port):
             await until(lambda: pool.ready)

@@ -4,10 +4,13 @@ Optional. A certificate is for the name of a part, as `vlinders.auth` in its sub
 names: who holds the one of a worker cannot answer for auth, wherever it runs.
 """
 
+import os
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import grpc
 from cryptography import x509
@@ -37,6 +40,27 @@ class Tls:
             root_certificates=self.authority,
             require_client_auth=True,
         )
+
+    def for_listener(self) -> ssl.SSLContext:
+        """As `for_server`, for what listens by itself."""
+        context = self._context(ssl.Purpose.CLIENT_AUTH)
+        context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    def for_client(self, audience: str) -> dict[str, Any]:
+        """What `create_connection` is told to reach nobody but `audience`."""
+        return {"ssl": self._context(ssl.Purpose.SERVER_AUTH), "server_hostname": audience}
+
+    def _context(self, purpose: ssl.Purpose) -> ssl.SSLContext:
+        context = ssl.create_default_context(purpose, cadata=self.authority.decode())
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["h2"])
+        # OpenSSL reads files alone; this one is in memory.
+        with open(os.memfd_create("certificate"), "wb") as file:
+            file.write(self.certificate + b"\n" + self.key)
+            file.flush()
+            context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
+        return context
 
 
 def open_channel(

@@ -54,6 +54,7 @@ class Stack:
         for part in PARTS:
             for number in range(1, options.count(part) + 1):
                 labels += [f"{part}-{number}", f"{part}-{number}-metrics"]
+                labels += [f"{part}-{number}-pipes"] if part == "inference" else []
         return cls(options, secrets, ports_of(options.var, labels, claims))
 
     @property
@@ -71,10 +72,10 @@ class Stack:
     def database_url(self, name: str) -> str:
         return self.postgres.url(name, user=name, password=self.secrets.databases[name])
 
-    def targets(self, part: str) -> list[str]:
-        """`host:port` of each process of a part."""
+    def targets(self, part: str, kind: str = "") -> list[str]:
+        """`host:port` of each process of a part: of its gRPC server, or of another `kind`."""
         numbers = range(1, self.options.count(part) + 1)
-        return [f"127.0.0.1:{self.ports[f'{part}-{number}']}" for number in numbers]
+        return [f"127.0.0.1:{self.ports[f'{part}-{number}{kind}']}" for number in numbers]
 
     def servers(self) -> list[Part]:
         """PostgreSQL and Valkey."""
@@ -127,7 +128,8 @@ class Stack:
             "AUTH": _balanced(self.targets("auth")),
             "BILLING": _balanced(self.targets("billing")),
             "GPU_SCHEDULER": _balanced(self.targets("gpu-scheduler")),
-            "INFERENCE": ",".join(self.targets("inference")),
+            "INFERENCE": _balanced(self.targets("inference")),
+            "PIPES": ",".join(self.targets("inference", "-pipes")),
             "REDIS": self.valkey.url,
             "BUS": self._bus,
         }
@@ -153,6 +155,7 @@ class Stack:
             **self._service("inference"),
             "BILLING": _balanced(self.targets("billing")),
             "GPU_SCHEDULER": _balanced(self.targets("gpu-scheduler")),
+            "PIPE_PORT": self.ports[f"inference-{number}-pipes"],
             "CATALOGUE": self.options.catalogue,
             "SEALING_KEY_FILE": sealing_key_file(self.options.var, "inference"),
         }

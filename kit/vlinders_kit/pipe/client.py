@@ -5,15 +5,17 @@ import operator
 import random
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
-
-import grpc
 
 from vlinders.api.v1.pipe_pb2 import PipeCancel, PipeFrame, PipeFrames, PipeOpen
 from vlinders_kit import logs
+from vlinders_kit.callers import Identity
 from vlinders_kit.errors import Failure, Unavailable, failure_of
 from vlinders_kit.pipe.queue import FrameQueue
+from vlinders_kit.pipe.wire import Dialled, Talker, WireBroken
+from vlinders_kit.tls import Tls
 
 WINDOW = 96 * 1024
 """Bytes that an exchange may have under way to a reader that does not read."""
@@ -26,8 +28,8 @@ _RESOLVE_SECONDS = 5.0
 
 _OUTSTANDING = operator.attrgetter("outstanding")
 
-Open = Callable[[Any], Any]
-"""Opens the RPC: request iterator → the call. Made by `stub`."""
+_DIAL_SECONDS = 5.0
+"""How long a connection may take until the other side has accepted the call."""
 
 log = logs.get(__name__)
 
@@ -108,16 +110,51 @@ class PipeExchange:
             self._client.send(PipeFrame(exchange=self._number, cancel=PipeCancel()))
 
 
+@dataclass(frozen=True)
+class Dial:
+    """How a service's pipes are reached: the RPC, as `/package.Service/Pipe`, and who asks for it.
+
+    With `tls` connections are encrypted, and to nobody but `audience`.
+    """
+
+    path: str
+    audience: str
+    identity: Identity
+    tls: Tls | None = None
+
+    async def __call__(self, address: str, talker: Talker) -> Dialled:
+        """A connection to `address` on which the call is accepted. Raises WireBroken, OSError."""
+        host, _, port = address.rpartition(":")
+        metadata = [self.identity.metadata(self.audience)]
+
+        def dialled() -> Dialled:
+            return Dialled(self.path, address, metadata, talker)
+
+        async with asyncio.timeout(_DIAL_SECONDS):
+            secured = {} if self.tls is None else self.tls.for_client(self.audience)
+            _, wire = await asyncio.get_running_loop().create_connection(
+                dialled, host.strip("[]"), int(port), **secured
+            )
+            try:
+                await wire.accepted
+            except BaseException:
+                wire.close()
+                raise
+        return wire
+
+
 class PipeClient:
     """The pipe to one replica. `run` keeps it connected; `ready` says whether it takes requests."""
 
-    def __init__(self, address: str, open_stream: Callable[[str], tuple[Any, Open]]) -> None:
+    def __init__(self, address: str, dial: Callable[[str, Talker], Awaitable[Dialled]]) -> None:
         self.address = address
         self.ready = False
-        self._open_stream = open_stream
+        self._dial = dial
         self._exchanges: dict[int, PipeExchange] = {}
         self._next = 1
-        self._out = FrameQueue()
+        self._out: FrameQueue | None = None
+        self._over: asyncio.Future[str]
+        self._drains = False
 
     @property
     def outstanding(self) -> int:
@@ -133,56 +170,64 @@ class PipeClient:
 
     async def run(self) -> None:
         """Connects, and connects again when the connection is lost, until cancelled."""
-        channel, start = self._open_stream(self.address)
         bound = _BACKOFF[0]
-        try:
-            while True:
-                try:
-                    bound = await self._connected(channel, start, bound)
-                finally:
-                    self._lose_all()
-                await asyncio.sleep(random.uniform(0, bound))
-                bound = min(bound * 2, _BACKOFF[1])
-        finally:
-            await channel.close()
+        while True:
+            began = time.monotonic()
+            try:
+                log.warning("pipe_lost", address=self.address, why=await self._connected())
+            except (OSError, WireBroken) as error:  # TimeoutError is an OSError
+                log.debug("pipe_not_connected", address=self.address, error=str(error))
+            lasted = time.monotonic() - began
+            bound = _BACKOFF[0] if lasted > _DIAL_SECONDS else min(bound * 2, _BACKOFF[1])
+            await asyncio.sleep(random.uniform(0, bound))
 
     def send(self, frame: PipeFrame) -> None:
-        self._out.put(frame)
+        if self._out is not None:
+            self._out.put(frame)
 
     def forget(self, number: int) -> None:
         self._exchanges.pop(number, None)
 
-    async def _connected(self, channel: Any, start: Open, bound: float) -> float:
-        """One connection, from its beginning to its loss; the bound of the wait that follows."""
-        await channel.channel_ready()
-        self._out = FrameQueue()
-        call = start(self._out.messages())
-        self.ready = True
-        log.info("pipe_connected", address=self.address)
-        began = time.monotonic()
-        try:
-            async for message in call:
-                self._receive(message)
-        except grpc.aio.AioRpcError as error:
-            log.warning("pipe_lost", address=self.address, code=error.code().name)
-        finally:
-            call.cancel()
-        lasted = time.monotonic() - began
-        return _BACKOFF[0] if lasted > _BACKOFF[1] else bound
-
-    def _receive(self, message: PipeFrames) -> None:
+    def message(self, body: bytes) -> None:
+        """What the replica says, as the wire hands it on."""
         touched = {}
-        for frame in message.frames:
+        for frame in PipeFrames.FromString(body).frames:
             exchange = self._exchanges.get(frame.exchange)
             if exchange is not None:
                 touched[frame.exchange] = exchange
                 self._tell(exchange, exchange.receive, frame)
                 if exchange.over:
                     self._exchanges.pop(frame.exchange, None)
-            elif frame.exchange == 0:
-                self.ready = self.ready and not frame.HasField("drain")
+            elif frame.HasField("drain"):
+                self._drains, self.ready = True, False
         for exchange in touched.values():
             self._tell(exchange, exchange.receiver.flush)
+
+    def lost(self, why: str) -> None:
+        """The connection is over, as the wire tells."""
+        self.ready = False
+        if self._out is not None:
+            self._out.close()
+        exchanges, self._exchanges = self._exchanges, {}
+        for exchange in exchanges.values():
+            exchange.over = True
+            self._tell(exchange, exchange.receiver.lose)
+        if not self._over.done():
+            self._over.set_result(why)
+
+    async def _connected(self) -> str:
+        """One connection, from its beginning to why it is lost."""
+        self._over = asyncio.get_running_loop().create_future()
+        self._drains = False
+        wire = await self._dial(self.address, self)
+        self._out = FrameQueue(wire.send)
+        self.ready = not (self._drains or self._over.done())
+        log.info("pipe_connected", address=self.address)
+        try:
+            return await self._over
+        finally:
+            wire.close()
+            self.lost("")
 
     def _tell(self, exchange: PipeExchange, tell: Callable[..., None], *what: Any) -> None:
         """A fault of one receiver is its own exchange's end, not that of all on the pipe."""
@@ -192,36 +237,20 @@ class PipeClient:
             log.error("receiver_failed", exc_info=error)
             exchange.cancel()
 
-    def _lose_all(self) -> None:
-        self.ready = False
-        self._out.close()
-        exchanges, self._exchanges = self._exchanges, {}
-        for exchange in exchanges.values():
-            exchange.over = True
-            self._tell(exchange, exchange.receiver.lose)
-
 
 class PipePool:
     """The pipes to all replicas of a service.
 
     `targets` are `host:port`; a name stands for all the addresses that it resolves to, looked up
-    again every few seconds. `stub` gives the RPC of a channel.
+    again every few seconds.
     """
 
     def __init__(
-        self,
-        targets: Sequence[str],
-        connect: Callable[[str], grpc.aio.Channel],
-        stub: Callable[[grpc.aio.Channel], Open],
+        self, targets: Sequence[str], dial: Callable[[str, Talker], Awaitable[Dialled]]
     ) -> None:
         self._targets = targets
+        self._dial = dial
         self._clients: dict[str, tuple[PipeClient, asyncio.Task[None]]] = {}
-
-        def open_stream(address: str) -> tuple[grpc.aio.Channel, Open]:
-            channel = connect(address)
-            return channel, stub(channel)
-
-        self._open_stream = open_stream
 
     @property
     def ready(self) -> bool:
@@ -276,7 +305,7 @@ class PipePool:
                 del self._clients[address]
 
     def _start(self, address: str) -> None:
-        client = PipeClient(address, self._open_stream)
+        client = PipeClient(address, self._dial)
         task = asyncio.create_task(client.run(), name=f"pipe {address}")
         self._clients[address] = client, task
 

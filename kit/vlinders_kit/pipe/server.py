@@ -1,8 +1,9 @@
 """The serving end of a pipe."""
 
 import asyncio
+import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from google.rpc.status_pb2 import Status
@@ -20,12 +21,15 @@ from vlinders_kit import logs
 from vlinders_kit.errors import (
     AppError,
     DeadlineExceeded,
+    NotFound,
     ResourceExhausted,
     Unavailable,
     status_of,
 )
 from vlinders_kit.pipe.queue import FrameQueue
-from vlinders_kit.rpc import known
+from vlinders_kit.pipe.wire import Answer, Answered, Metadata, Talker
+from vlinders_kit.rpc import Guard, known
+from vlinders_kit.tls import Tls
 
 log = logs.get(__name__)
 
@@ -43,6 +47,12 @@ class RequestTookTooLong(DeadlineExceeded):
 class ReplicaStops(Unavailable):
     """The replica that served the request had to stop before it was done."""
 
+
+class NoSuchCall(NotFound):
+    """There is no such call at this port."""
+
+
+_BACKLOG = 128
 
 DRAIN_SECONDS = 25.0
 """How long exchanges may run on in a process that is to end."""
@@ -144,22 +154,29 @@ class PipeServer:
         self._domain = domain
         self._most = most
         self._running: dict[asyncio.Task[None], Exchange] = {}
-        self._queues: set[FrameQueue] = set()
+        self.conversations: set[Conversation] = set()
         self._draining = False
 
-    async def serve(self, requests: AsyncIterator[PipeFrames]) -> AsyncIterator[PipeFrames]:
-        """The body of an RPC `(stream PipeFrames) returns (stream PipeFrames)`."""
-        out = FrameQueue()
-        self._queues.add(out)
+    def listen(
+        self, host: str, port: int, *, path: str, guard: Guard, tls: Tls | None = None
+    ) -> "Listening":
+        """Takes calls of the RPC `path` at a port, from those whom its policy lets in."""
+
+        def answer(asked: str, metadata: Metadata, wire: Answered) -> Talker:
+            if asked != path:
+                raise NoSuchCall
+            guard.admit(path, metadata)
+            return self.accept(wire)
+
+        return Listening(host, port, answer, tls)
+
+    def accept(self, wire: Answered) -> "Conversation":
+        """Serves the pipe on a connection."""
+        conversation = Conversation(self, wire)
+        self.conversations.add(conversation)
         if self._draining:
-            out.put(PipeFrame(drain=PipeDrain()))
-        reader = asyncio.create_task(self._read(requests, out), name="pipe reader")
-        try:
-            async for message in out.messages():
-                yield message
-        finally:
-            self._queues.discard(out)
-            reader.cancel()
+            conversation.out.put(PipeFrame(drain=PipeDrain()))
+        return conversation
 
     async def drain(self, *, within: float = DRAIN_SECONDS) -> None:
         """Sends new exchanges elsewhere, and returns when those that run have ended and settled.
@@ -167,8 +184,8 @@ class PipeServer:
         Those that still run after `within` seconds are cancelled; their clients are told so.
         """
         self._draining = True
-        for queue in self._queues:
-            queue.put(PipeFrame(drain=PipeDrain()))
+        for conversation in self.conversations:
+            conversation.out.put(PipeFrame(drain=PipeDrain()))
         until = time.monotonic() + within
         while self._running and (left := until - time.monotonic()) > 0:
             await asyncio.wait(self._running, timeout=left)
@@ -176,39 +193,16 @@ class PipeServer:
             exchange.cancel(ReplicaStops())
         if self._running:
             await asyncio.wait(self._running, timeout=SETTLE_SECONDS)
-        for queue in self._queues:
-            queue.close()
+        for conversation in list(self.conversations):
+            conversation.finish()
 
-    async def _read(self, requests: AsyncIterator[PipeFrames], out: FrameQueue) -> None:
-        exchanges: dict[int, Exchange] = {}
-        loop = asyncio.get_running_loop()
-        try:
-            async for message in requests:
-                for frame in message.frames:
-                    if frame.HasField("open"):
-                        self._open(frame, exchanges, out, loop)
-                    elif (exchange := exchanges.get(frame.exchange)) is None:
-                        continue  # it has ended meanwhile
-                    elif frame.HasField("window"):
-                        exchange.grant(frame.window)
-                    elif frame.HasField("cancel"):
-                        exchange.cancel()
-        finally:
-            for exchange in exchanges.values():
-                exchange.cancel()
-            out.close()
-
-    def _open(
-        self,
-        frame: PipeFrame,
-        exchanges: dict[int, Exchange],
-        out: FrameQueue,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
+    def open(self, frame: PipeFrame, exchanges: dict[int, Exchange], out: FrameQueue) -> None:
+        """Begins to serve an exchange of a conversation."""
         if len(self._running) >= self._most:
             status = status_of(TooManyRequestsInFlight(), self._domain)
             out.put(_end(frame.exchange, status))
             return
+        loop = asyncio.get_running_loop()
         exchange = Exchange(frame.open, frame.exchange, out)
         exchanges[frame.exchange] = exchange
         timer = None
@@ -239,6 +233,65 @@ class PipeServer:
             if timer is not None:
                 timer.cancel()
             exchanges.pop(number, None)
+
+
+class Conversation:
+    """A gateway's end of the line: one connection, and all that is asked on it."""
+
+    def __init__(self, server: PipeServer, wire: Answered) -> None:
+        self.out = FrameQueue(wire.send)
+        self._server = server
+        self._wire = wire
+        self._exchanges: dict[int, Exchange] = {}
+
+    def message(self, body: bytes) -> None:
+        for frame in PipeFrames.FromString(body).frames:
+            kind = frame.WhichOneof("kind")
+            if kind == "open":
+                self._server.open(frame, self._exchanges, self.out)
+            elif (exchange := self._exchanges.get(frame.exchange)) is None:
+                continue  # it has ended meanwhile
+            elif kind == "window":
+                exchange.grant(frame.window)
+            elif kind == "cancel":
+                exchange.cancel()
+
+    def lost(self, why: str) -> None:
+        self._server.conversations.discard(self)
+        self.out.close()
+        for exchange in list(self._exchanges.values()):
+            exchange.cancel()
+
+    def finish(self) -> None:
+        """Ends it in order, when nothing is asked any more."""
+        self.out.flush()
+        self._wire.finish()
+
+
+class Listening:
+    """A port at which pipes are served: open from the beginning, answering while `run` runs."""
+
+    def __init__(self, host: str, port: int, answer: Answer, tls: Tls | None) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        self._answer = answer
+        self._tls = tls
+
+    @property
+    def port(self) -> int:
+        port: int = self._socket.getsockname()[1]
+        return port
+
+    async def run(self) -> None:
+        server = await asyncio.get_running_loop().create_server(
+            lambda: Answered(self._answer),
+            sock=self._socket,
+            ssl=None if self._tls is None else self._tls.for_listener(),
+        )
+        try:
+            await asyncio.get_running_loop().create_future()  # until cancelled
+        finally:
+            server.close()
 
 
 def _end(number: int, status: Status | None) -> PipeFrame:

@@ -6,7 +6,7 @@ The fixtures are in `plugin`, which the top `conftest.py` loads; these are for i
 from vlinders_kit.testing.callers import CALLER_KEY, a_part, a_user, an_api_key
 from vlinders_kit.testing.databases import Cluster, named
 from vlinders_kit.testing.peers import Served, scripted, served
-from vlinders_kit.testing.pipes import Awaited, PipeFailed
+from vlinders_kit.testing.pipes import Awaited, PipeFailed, piped
 
 __all__ = [
     "CALLER_KEY",
@@ -18,6 +18,7 @@ __all__ = [
     "a_user",
     "an_api_key",
     "named",
+    "piped",
     "scripted",
     "served",
 ]

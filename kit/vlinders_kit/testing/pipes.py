@@ -1,11 +1,29 @@
-"""An exchange on a pipe whose answer is awaited, for tests that read it step by step."""
+"""Pipes for tests: a serving end, and an exchange whose answer is awaited step by step."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from vlinders.api.v1.pipe_pb2 import PipeOpen
+from vlinders.inference.v1 import generations_pb2
 from vlinders_kit.errors import Failure
-from vlinders_kit.pipe import PipeExchange, PipeLost, Receiver
+from vlinders_kit.pipe import Exchange, PipeExchange, PipeLost, PipeServer, Receiver
+from vlinders_kit.rpc import Guard
+from vlinders_kit.testing.callers import CALLER_KEY
+
+INFERENCE = "vlinders.inference"
+PIPE = f"/{generations_pb2.DESCRIPTOR.services_by_name['GenerationService'].full_name}/Pipe"
+
+
+@asynccontextmanager
+async def piped(handler: Callable[[Exchange], Awaitable[None]]) -> AsyncIterator[str]:
+    """Inference, as far as a gateway's hot routes need it: where `handler` serves their pipes."""
+    guard = Guard(INFERENCE, CALLER_KEY)
+    pipes = PipeServer(handler, domain=INFERENCE).listen("127.0.0.1", 0, path=PIPE, guard=guard)
+    running = asyncio.create_task(pipes.run())
+    yield f"127.0.0.1:{pipes.port}"
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 class PipeFailed(Exception):

@@ -31,9 +31,6 @@ from vlinders.gpu_scheduler.v1.picks_pb2_grpc import (
     add_PickServiceServicer_to_server,
 )
 from vlinders.inference.v1.events_pb2 import UsageGathered, UsageRecorded
-from vlinders.inference.v1.generations_pb2_grpc import (
-    GenerationServiceStub,
-)
 from vlinders_inference.admission import CreditBook
 from vlinders_inference.billing import Billing
 from vlinders_inference.catalogue import Catalogue, Model, Offer, ProviderKey
@@ -44,14 +41,16 @@ from vlinders_inference.metering import UsageLog
 from vlinders_inference.picks import Picks
 from vlinders_inference.providers import Providers
 from vlinders_inference.routes import Router
-from vlinders_inference.service import GenerationService, services
+from vlinders_inference.service import PIPE, GenerationService, services
 from vlinders_inference.waits import Watch
+from vlinders_kit.callers import Identity
 from vlinders_kit.clock import SystemClock
 from vlinders_kit.db import connect
 from vlinders_kit.errors import Failure
 from vlinders_kit.ids import new_id
-from vlinders_kit.pipe import PipeClient
-from vlinders_kit.testing import Awaited, PipeFailed, a_part, an_api_key, named, served
+from vlinders_kit.pipe import Dial, PipeClient
+from vlinders_kit.rpc import Guard
+from vlinders_kit.testing import CALLER_KEY, Awaited, PipeFailed, a_part, an_api_key, named, served
 
 package = named("vlinders_inference")
 
@@ -270,6 +269,9 @@ class Answer:
         return "".join(row[0]["delta"].get("content", "") for row in choices if row)
 
 
+DOMAIN = "vlinders.inference"
+
+
 @dataclass
 class Stage:
     """Inference as the gateway reaches it."""
@@ -421,16 +423,12 @@ async def stage(database_url: str) -> AsyncIterator[Stage]:
             catalogue, credit_book, router, usage, watch, timeouts, SystemClock()
         )
         service = GenerationService(generations)
-        inference = await stack.enter_async_context(
-            served("vlinders.inference", *services(service, catalogue))
-        )
+        inference = await stack.enter_async_context(served(DOMAIN, *services(service, catalogue)))
 
-        def open_stream(address: str) -> tuple[Any, Any]:
-            to_inference = inference.channel(a_part("gateway"))
-            return to_inference, GenerationServiceStub(to_inference).Pipe
-
-        pipe = PipeClient(inference.address, open_stream)
-        runs = (pipe.run, credit_book.run, usage.run, watch.run, picker.run)
+        pipes = service.pipe.listen("127.0.0.1", 0, path=PIPE, guard=Guard(DOMAIN, CALLER_KEY))
+        dial = Dial(PIPE, DOMAIN, Identity("gateway", CALLER_KEY))
+        pipe = PipeClient(f"127.0.0.1:{pipes.port}", dial)
+        runs = (pipes.run, pipe.run, credit_book.run, usage.run, watch.run, picker.run)
         tasks = [asyncio.create_task(run()) for run in runs]
         async with asyncio.timeout(10):
             while not (pipe.ready and picker.connected):

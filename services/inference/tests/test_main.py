@@ -46,6 +46,7 @@ def environment(folder: Path, database_url: str, billing: str) -> dict[str, str]
     keys.chmod(0o600)
     return {
         "PORT": str(free_port()),
+        "PIPE_PORT": str(free_port()),
         "CALLER_KEY": SECRET,
         "DATABASE_URL": database_url,
         "BUS": "memory:",

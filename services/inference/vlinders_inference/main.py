@@ -15,7 +15,7 @@ from vlinders_inference.picks import Picks
 from vlinders_inference.price_list import PriceList
 from vlinders_inference.providers import Providers
 from vlinders_inference.routes import Router
-from vlinders_inference.service import GenerationService, services
+from vlinders_inference.service import PIPE, GenerationService, services
 from vlinders_inference.settings import InferenceSettings
 from vlinders_inference.waits import Watch
 from vlinders_kit.bus import open_bus
@@ -25,7 +25,7 @@ from vlinders_kit.db import Database
 from vlinders_kit.ids import new_id
 from vlinders_kit.process import Process, run
 from vlinders_kit.relay import Relay
-from vlinders_kit.rpc import connect
+from vlinders_kit.rpc import Guard, connect
 from vlinders_kit.sealing import Sealer
 
 NAME = "vlinders.inference"
@@ -124,6 +124,14 @@ def _serve(
         models, credit, router, usage, watch, settings.timeouts, SystemClock()
     )
     service = GenerationService(generations)
+    pipes = service.pipe.listen(
+        settings.host,
+        settings.pipe_port,
+        path=PIPE,
+        guard=Guard(NAME, settings.key),
+        tls=settings.tls,
+    )
+    process.background("pipes", pipes.run)
     process.drains.append(service.pipe.drain)
     for each in services(service, models):
         process.serve(*each)

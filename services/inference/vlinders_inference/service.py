@@ -1,14 +1,13 @@
 """The RPCs of inference: the pipe, the same operations over plain gRPC, the models."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from grpc.aio import ServicerContext
 
-from vlinders.api.v1.pipe_pb2 import PipeFrames
 from vlinders.inference.v1 import generations_pb2 as pb
 from vlinders.inference.v1 import models_pb2 as models_pb
 from vlinders.inference.v1.generations_pb2_grpc import (
@@ -48,17 +47,15 @@ def services(generations: "GenerationService", catalogue: Catalogue) -> Sequence
     )
 
 
+PIPE = f"/{_SERVICE.full_name}/Pipe"
+"""The RPC that is served at a port of its own, by `GenerationService.pipe`."""
+
+
 class GenerationService(GenerationServiceServicer):
     def __init__(self, generations: Generations) -> None:
         self.generations = generations
         self.pipe = PipeServer(self._exchange, domain="vlinders.inference")
         self._serving: set[asyncio.Future[None]] = set()
-
-    async def Pipe(
-        self, request_iterator: AsyncIterator[PipeFrames], context: ServicerContext[Any, Any]
-    ) -> AsyncIterator[PipeFrames]:
-        async for frames in self.pipe.serve(request_iterator):
-            yield frames
 
     async def CreateChatCompletion(
         self,

@@ -4,6 +4,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
 
+from pydantic import Field
+
 from vlinders_inference.engines import Timeouts
 from vlinders_kit.settings import ServiceSettings
 
@@ -16,6 +18,9 @@ class InferenceSettings(ServiceSettings):
 
     gpu_scheduler: str
     """Where the gpu-scheduler is: a gRPC target."""
+
+    pipe_port: int = Field(ge=1, le=65535)
+    """Port at which gateways open their pipes."""
 
     catalogue: Path | None = None
     """YAML file of the models on own workers."""
