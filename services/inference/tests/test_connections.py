@@ -267,3 +267,53 @@ async def test_a_connection_that_was_stopped_is_not_used_again() -> None:
         assert await whole(await target.post(HEAD, b"", stop)) == b"ok"
         assert await whole(await target.post(HEAD, b"")) == b"ok"
     assert server.connections == 2
+
+
+async def test_what_comes_is_passed_on_until_enough_has_and_the_rest_can_still_be_read() -> None:
+    server, rest = (
+        Server(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n", OK),
+        [],
+    )
+    loop = asyncio.get_running_loop()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        rest.append(writer)
+        await Server.serve(server, reader, writer)
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    target = Target(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", connect_seconds=1)
+    response, passed = await target.post(HEAD, b""), list[bytes]()
+
+    def sink(piece: bytes) -> bool:
+        passed.append(piece)
+        if piece == b"one":
+            loop.call_soon(rest[0].write, b"3\r\ntwo\r\n")
+        return piece != b"two"
+
+    async with asyncio.timeout(10):
+        await response.pump(sink)
+        loop.call_soon(rest[0].write, b"5\r\nthree\r\n0\r\n\r\n")
+        assert (passed, await whole(response)) == ([b"one", b"two"], b"three")
+        assert await whole(await target.post(HEAD, b"")) == b"ok"
+    assert server.connections == 1
+    target.close()
+    listening.close()
+    await server.closed.wait()
+
+
+async def test_a_connection_lost_while_its_answer_is_passed_on_is_a_failure() -> None:
+    broken = Last(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+    passed: list[bytes] = []
+    async with talking(Server(broken)) as target:
+        response = await target.post(HEAD, b"")
+        with pytest.raises(Disconnected):
+            await response.pump(lambda piece: passed.append(piece) is None)
+
+    assert passed == [b"half"]
+
+
+async def test_a_fault_of_who_gets_what_comes_is_told_to_him() -> None:
+    async with talking(Server(OK)) as target:
+        response = await target.post(HEAD, b"")
+        with pytest.raises(ZeroDivisionError):
+            await response.pump(lambda piece: bool(1 // 0))

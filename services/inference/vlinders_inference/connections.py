@@ -60,6 +60,7 @@ class Response:
                 raise self._error
             if self.ended:
                 return b""
+            self._let_on()
             await self._wait()
         return self._all()
 
@@ -68,7 +69,7 @@ class Response:
 
         Raises Disconnected, and what `sink` raises. No task runs for what comes meanwhile: to wake
         one costs five microseconds, as much as all else that is done with an event of a stream.
-        After a False the engine is held up until the next call.
+        After a False the engine is held up until somebody waits for the rest.
         """
         if self._pieces and not sink(self._all()):
             self._hold()

@@ -23,7 +23,7 @@ from vlinders_inference.errors import (
 )
 from vlinders_inference.jobs import Job
 from vlinders_inference.metering import UsageLog
-from vlinders_inference.prices import NONE, Tokens
+from vlinders_inference.prices import NONE
 from vlinders_inference.requests import Ask, body_for, read_chat, read_embeddings
 from vlinders_inference.routes import WORKER, Router
 from vlinders_inference.streams import EventStream
@@ -286,9 +286,8 @@ def _taker(job: Job, attempt: Attempt) -> Taker:
     if _gathers(job, attempt):
         return Gathering(*told)
     # What a provider that is closed has done by then, nobody says: the prompt, at least.
-    least = Tokens(input=job.ask.prompt_guess, estimated=True)
-    unsaid = NONE if attempt.served_by == WORKER else least
-    return Pieces(*told, OPERATIONS[job.operation].answer, unsaid)
+    least = 0 if attempt.served_by == WORKER else job.ask.prompt_guess
+    return Pieces(*told, OPERATIONS[job.operation].answer, least)
 
 
 def _gathers(job: Job, attempt: Attempt) -> bool:

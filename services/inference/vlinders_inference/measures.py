@@ -1,12 +1,14 @@
 """What is measured of generations: the pipe passes the interceptors by, so this counts them."""
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable
-from functools import cache
+from itertools import accumulate
 
-from prometheus_client import REGISTRY, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client import REGISTRY, Gauge
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from vlinders.inference.v1.events_pb2 import UsageRecorded
 
@@ -35,6 +37,29 @@ class _Counts(Collector):
         yield family
 
 
+class _Times(Collector):
+    """A family of histograms by who served, kept as `_Counts` are and for the same reason."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self._family = name, text, ["served_by"]
+        self._numbers: defaultdict[str, list[int]] = defaultdict(lambda: [0] * (len(_SECONDS) + 1))
+        self._sums: defaultdict[str, float] = defaultdict(float)
+        REGISTRY.register(self)
+
+    def observe(self, served_by: str, seconds: float) -> None:
+        self._numbers[served_by][bisect_left(_SECONDS, seconds)] += 1
+        self._sums[served_by] += seconds
+
+    def collect(self) -> Iterable[Metric]:
+        name, text, labels = self._family
+        family = HistogramMetricFamily(name, text, labels=labels)
+        bounds = [*map(floatToGoString, _SECONDS), "+Inf"]
+        for served_by, numbers in dict(self._numbers).items():
+            buckets = list(zip(bounds, accumulate(numbers), strict=True))
+            family.add_metric([served_by], buckets, self._sums[served_by])
+        yield family
+
+
 _ENDED = _Counts(
     "vlinders_inference_generations",
     "Admitted requests that have ended.",
@@ -48,12 +73,8 @@ _ESTIMATED = _Counts(
 _FAILED = _Counts(
     "vlinders_inference_attempts_failed", "Engines that gave no answer.", ["served_by"]
 )
-_FIRST = Histogram(
-    "vlinders_inference_first_token_seconds", "To the first token.", ["served_by"], buckets=_SECONDS
-)
-_TOTAL = Histogram(
-    "vlinders_inference_seconds", "From admission to the end.", ["served_by"], buckets=_SECONDS
-)
+_FIRST = _Times("vlinders_inference_first_token_seconds", "To the first token.")
+_TOTAL = _Times("vlinders_inference_seconds", "From admission to the end.")
 USAGE_WAITING = Gauge(
     "vlinders_inference_usage_waiting", "Records of usage that are not written yet."
 )
@@ -72,8 +93,8 @@ def ended(event: UsageRecorded) -> None:
     if event.estimated:
         _ESTIMATED.add((by,))
     if event.first_token_ms:
-        _times(_FIRST, by).observe(event.first_token_ms / 1000)
-    _times(_TOTAL, by).observe(event.total_ms / 1000)
+        _FIRST.observe(by, event.first_token_ms / 1000)
+    _TOTAL.observe(by, event.total_ms / 1000)
 
 
 def refused(reason: str) -> None:
@@ -83,9 +104,3 @@ def refused(reason: str) -> None:
 
 def attempt_failed(served_by: str) -> None:
     _FAILED.add((served_by,))
-
-
-@cache
-def _times(family: Histogram, served_by: str) -> Histogram:
-    """Looking a child up by its labels costs more than observing."""
-    return family.labels(served_by)

@@ -38,10 +38,10 @@ class Taker(Protocol):
 
 
 class Pieces:
-    """An answer that comes whole. `unsaid` is what an engine used that was stopped, and says
-    nothing of it."""
+    """An answer that comes whole. `unsaid` are the tokens of the prompt that an engine used that
+    was stopped, and says nothing of it."""
 
-    def __init__(self, ask: Ask, id: str, created: int, read: Reader, unsaid: Tokens) -> None:
+    def __init__(self, ask: Ask, id: str, created: int, read: Reader, unsaid: int) -> None:
         self._ask = ask
         self._id = id
         self._created = created
@@ -62,7 +62,9 @@ class Pieces:
 
     def used(self) -> Tokens:
         said = used(b"".join(self._pieces), self._ask)
-        return self._unsaid if said == NONE else said
+        if said != NONE or not self._unsaid:
+            return said
+        return Tokens(input=self._unsaid, estimated=True)
 
 
 class Gathering:
