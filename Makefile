@@ -24,7 +24,7 @@ INSTALL := $(if $(UV),$(UV) pip install --python $(BIN)/python --compile-bytecod
 PIN := uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
   --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: help up down setup proto test chaos bench soak check baseline edge requirements
+.PHONY: help up down backup setup proto test chaos bench soak check baseline edge requirements
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ up: .venv/parts proto ## Set up what is missing, start everything, print how to 
 
 down: ## End what `make up` started; all data stays in VAR
 	@if test -e .venv/parts; then $(BIN)/python -m vlinders_embedded down; else echo "nothing is set up here"; fi
+
+backup: ## Copy the running stack of VAR into the new folder TO, from which `make up VAR=…` starts
+	@test -n "$(TO)" || { echo "make backup TO=folder"; exit 1; }
+	@$(BIN)/python -m vlinders_embedded backup "$(TO)"
 
 setup: .venv/parts .venv/dev .venv/envoy proto ## Set up everything, for development too
 

@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY, Histogram, disable_created_metrics, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-disable_created_metrics()  # they double the series, and say what `process_start_time_seconds` says
+disable_created_metrics()  # type: ignore[no-untyped-call] # they double the series, and say what `process_start_time_seconds` says
 
 Labels = tuple[str, ...]
 Reading = float | Mapping[Labels, float]

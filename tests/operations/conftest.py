@@ -20,6 +20,9 @@ PRICES = {"input_price": "0.000001", "output_price": "0.000002"}
 MODELS = ("plain", "fails", "refuses")
 """Models of the provider; `own` is that of the worker, whose engine is a scripted server too."""
 
+ENDS = {"plain": 200, "own": 200, "fails": 502, "refuses": 400, "nowhere": 404}
+"""Model → status of what is asked of it."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One process runs all of them: the stack, the collector and the providers are its own."""
@@ -81,7 +84,7 @@ async def loaded(operated: Operated, user: User) -> User:
     headers = {"Authorization": f"Bearer {key}"}
     post = operated.platform.http.post
     for _ in range(3):
-        for model, status in (("plain", 200), ("own", 200), ("fails", 502), ("refuses", 400)):
+        for model, status in ENDS.items():
             answer = await post("/v1/chat/completions", json=chat(model), headers=headers)
             assert answer.status_code == status, answer.text
         for model in ("plain", "own"):

@@ -1,4 +1,4 @@
-"""`python -m vlinders_embedded up` and `… down`: what `make up` and `make down` run."""
+"""`python -m vlinders_embedded up`, `… down`, `… backup FOLDER`: what `make` runs."""
 
 import asyncio
 import os
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlinders_embedded import folder
+from vlinders_embedded.backup import back_up
 from vlinders_embedded.options import BadOption, Options
 from vlinders_kit.embedded.programs import NotServing
 
@@ -29,13 +30,19 @@ def main(arguments: Sequence[str]) -> int:
                 return _up(options)
             case ["down"]:
                 return _down(options.var)
+            case ["backup", to]:
+                back_up(options.var, Path(to).resolve())
+                _report(f"{to} is a backup: `make up VAR={to}` starts from it")
+                return 0
     except NotServing as error:
         sys.stderr.write(f"\n{error}\n\nNothing runs any more. Mend this and start again.\n")
         return 1
     except (BadOption, OSError, RuntimeError) as error:
         sys.stderr.write(f"\n{error}\n")
         return 1
-    sys.stderr.write("python -m vlinders_embedded up|down; the variables are in README.md\n")
+    sys.stderr.write(
+        "python -m vlinders_embedded up|down|backup FOLDER; the variables are in README.md\n"
+    )
     return 2
 
 
