@@ -21,7 +21,7 @@ from vlinders_gateway.testing import (
     status_of,
     token_keys,
 )
-from vlinders_kit import tracing
+from vlinders_kit import trace_ids, tracing
 from vlinders_kit.clock import ManualClock
 from vlinders_kit.testing import a_user
 from vlinders_kit.testing.spans import collector
@@ -300,5 +300,5 @@ async def test_a_fault_of_ours_is_traced_although_nobody_chose_it(
         await tracing.close()
     (span,) = sink.spans
     assert span.attributes["error.type"] == "500"
-    assert span.trace_id == tracing.trace_of(answer.headers["x-request-id"])
+    assert span.trace_id == trace_ids.trace_of(answer.headers["x-request-id"])
     assert b"secret of the database" not in b"".join(sink.raw)

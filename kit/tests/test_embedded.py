@@ -48,6 +48,24 @@ def test_postgres_wants_the_password(server: Postgres, tmp_path: Path) -> None:
         psycopg.connect(server.url("postgres", password="wrong"))
 
 
+def test_a_backup_of_a_running_postgres_starts_as_it_was(server: Postgres, tmp_path: Path) -> None:
+    server.prepare()
+    with (
+        running(server.program(), log=tmp_path / "log"),
+        psycopg.connect(server.url("postgres"), autocommit=True) as connection,
+    ):
+        connection.execute("CREATE TABLE kept AS SELECT 1 AS id")
+        server.back_up(tmp_path / "backup")
+        connection.execute("INSERT INTO kept VALUES (2)")
+    restored = replace(server, data=tmp_path / "backup", port=free_port())
+    restored.prepare()
+    with (
+        running(restored.program(), log=tmp_path / "log"),
+        psycopg.connect(restored.url("postgres")) as connection,
+    ):
+        assert connection.execute("SELECT id FROM kept").fetchall() == [(1,)]
+
+
 def test_postgres_runs_where_only_its_owner_may_go(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0o700)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from vlinders_kit import tracing
+from vlinders_kit import trace_ids, tracing
 from vlinders_kit.ids import new_id
 from vlinders_kit.testing.spans import Collector, collector
 
@@ -39,11 +39,11 @@ def test_without_an_endpoint_no_request_is_traced() -> None:
 async def test_the_id_of_a_trace_is_that_of_its_request(sink: Collector, exporting: None) -> None:
     request_id = new_id("req")
     with tracing.begin(request_id):  # type: ignore[union-attr]
-        assert tracing.trace_id() == tracing.trace_of(request_id)
+        assert tracing.trace_id() == trace_ids.trace_of(request_id)
     await tracing.close()
     (span,) = sink.spans
-    assert span.trace_id == tracing.trace_of(request_id)
-    assert tracing.request_of(span.trace_id) == request_id
+    assert span.trace_id == trace_ids.trace_of(request_id)
+    assert trace_ids.request_of(span.trace_id) == request_id
     assert span.parent == ""
 
 
@@ -67,7 +67,7 @@ async def test_a_strangers_trace_is_linked_to_and_decides_nothing(
         pass
     await tracing.close()
     (span,) = sink.spans
-    assert span.trace_id == tracing.trace_of(request_id)
+    assert span.trace_id == trace_ids.trace_of(request_id)
     assert span.links == (THEIRS,)
 
 
@@ -129,7 +129,7 @@ async def test_what_fails_or_is_slow_is_told_afterwards_in_one_tree(sink: Collec
         )
     await tracing.close()
     inner, outer = sink.spans
-    assert {inner.trace_id, outer.trace_id} == {tracing.trace_of(request_id)}
+    assert {inner.trace_id, outer.trace_id} == {trace_ids.trace_of(request_id)}
     assert (outer.parent, inner.parent) == ("", outer.id)
     assert (outer.failed, inner.failed) == (True, False)
     assert outer.nanos == 2_000_000_000
@@ -143,5 +143,5 @@ async def test_a_collector_that_is_away_holds_nobody_up() -> None:
 
 
 def test_only_ids_of_requests_name_traces() -> None:
-    assert tracing.trace_of("r1") == ""
-    assert tracing.request_of("no trace") is None
+    assert trace_ids.trace_of("r1") == ""
+    assert trace_ids.request_of("no trace") is None

@@ -4,27 +4,22 @@ Whether one is kept is decided once, at the edge: a share of all, and what a tru
 For the others no span is made, sent or looked up; but one that fails, or is slow, is told
 afterwards, by the parts that see it.
 
-That works because a trace that begins here has the UUID of its request's id as its own id, and the
-lower half of it as the id of its first span (W3C Trace Context wants 56 random bits; there are 62).
-So each part knows where a request belongs without being told, and who has the id of a request has
-the id of its trace, and the other way round.
+That works because each part knows by the id of a request where its spans belong (`trace_ids`).
 """
 
 import asyncio
 import random
-import re
 import time
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
-from uuid import UUID
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 
-from vlinders_kit import ids
+from vlinders_kit.trace_ids import place, read, written
 
 if TYPE_CHECKING:  # a process that exports nothing does not load it: it weighs some megabytes
     from opentelemetry.sdk.trace import TracerProvider
@@ -35,9 +30,6 @@ CLOSE_SECONDS = 3.0
 """How long the last spans may take to be sent, when a process ends."""
 
 SLOW_SECONDS = 10.0
-
-_LOWER = (1 << 64) - 1
-_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 
 class _Ids:
@@ -93,8 +85,7 @@ class Span:
     @property
     def traceparent(self) -> str:
         """What has another part continue it here (W3C Trace Context)."""
-        context = self._span.get_span_context()
-        return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
+        return written(self._span.get_span_context())
 
     def tell(self, attributes: Attributes) -> None:
         self._span.set_attributes(attributes)
@@ -208,12 +199,12 @@ def begin(request_id: str, incoming: str = "", *, trusted: bool = False) -> Span
     """
     if _exporting is None:
         return None
-    theirs = _read(incoming) if incoming else None
+    theirs = read(incoming) if incoming else None
     if theirs is None or not trusted:
         if random.random() >= _exporting.share:
             return None
         links = () if theirs is None else (theirs,)
-        return _started(request_id, SpanKind.SERVER, None, links=links, own=_place(request_id))
+        return _started(request_id, SpanKind.SERVER, None, links=links, own=place(request_id))
     if not theirs.trace_flags.sampled:
         return None
     return _started(request_id, SpanKind.SERVER, theirs)
@@ -223,7 +214,7 @@ def received(traceparent: str, name: str, kind: SpanKind = SpanKind.SERVER) -> S
     """A span for what another part asks for under `traceparent`, if that is kept."""
     if not traceparent or _exporting is None:
         return UNTRACED
-    above = _read(traceparent)
+    above = read(traceparent)
     if above is None or not above.trace_flags.sampled:
         return UNTRACED
     return _started(name, kind, above)
@@ -272,41 +263,15 @@ def afterwards(
     """
     if _exporting is None:
         return
-    place = _place(request_id)
+    edge = place(request_id)
     ended = time.time_ns()
     began = ended - int(seconds * 1e9)
-    above, own = (None, place) if first else (place, None)
+    above, own = (None, edge) if first else (edge, None)
     span = _started(name, SpanKind.SERVER, above, own=own, at=began)
     span.tell({**attributes, "vlinders.request_id": request_id, "vlinders.kept": "afterwards"})
     if error is not None:
         span.fail(error)
     span._span.end(ended)
-
-
-def trace_of(request_id: str) -> str:
-    """Id of the trace that began with a request, in hex; empty if that is no id of ours."""
-    id = ids.read(request_id.rpartition("_")[0], request_id)
-    return "" if id is None else id.hex
-
-
-def id_in(traceparent: str) -> str:
-    """Id of the trace that a `traceparent` names; empty for what is none."""
-    context = _read(traceparent)
-    return "" if context is None else f"{context.trace_id:032x}"
-
-
-def request_of(trace: str) -> str | None:
-    """Id of the request that a trace began with, unless it cannot have begun here."""
-    try:
-        return ids.spell("req", UUID(trace))
-    except ValueError:
-        return None
-
-
-def _place(request_id: str) -> SpanContext:
-    """Where the first span of a request's own trace is."""
-    number = int(trace_of(request_id) or "0", 16) or random.getrandbits(128)
-    return _context(number, number & _LOWER or 1, TraceFlags.SAMPLED)
 
 
 def _started(
@@ -328,15 +293,3 @@ def _started(
             name, context, kind, links=[Link(link) for link in links], start_time=at
         )
     )
-
-
-def _read(traceparent: str) -> SpanContext | None:
-    found = _TRACEPARENT.fullmatch(traceparent)
-    if found is None:
-        return None
-    context = _context(*(int(part, 16) for part in found.groups()))
-    return context if context.is_valid else None
-
-
-def _context(trace_id: int, span_id: int, flags: int) -> SpanContext:
-    return SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags))

@@ -6,7 +6,7 @@ import pytest
 
 from tests.operations.conftest import Operated
 from tests.platform import User, chat
-from vlinders_kit import tracing
+from vlinders_kit import trace_ids
 from vlinders_kit.testing.spans import Told
 
 pytestmark = pytest.mark.anyio
@@ -17,7 +17,7 @@ THEIRS = "0af7651916cd43dd8448eb211c80319c"
 
 async def trace_of(operated: Operated, request_id: str, *awaited: str) -> list[Told]:
     """The spans of a request, once those that are `awaited` have come, and all above them."""
-    trace_id = tracing.trace_of(request_id)
+    trace_id = trace_ids.trace_of(request_id)
 
     def whole(spans: list[Told]) -> bool:
         mine = [span for span in spans if span.trace_id == trace_id]
@@ -141,7 +141,7 @@ async def test_usage_is_found_by_the_trace_that_its_request_names(
     answer = await user.call("POST", "/v1/chat/completions", json=chat("plain"))
     request_id = answer.headers["x-request-id"]
     await user.record_of(request_id)
-    trace_id = tracing.trace_of(request_id)
+    trace_id = trace_ids.trace_of(request_id)
     found = await user.data("GET", f"/v1/usage/records?trace_id={trace_id}")
     assert [(row["request_id"], row["trace_id"]) for row in found] == [(request_id, trace_id)]
 

@@ -1,5 +1,7 @@
 """PostgreSQL 18 from a wheel: a server of one folder, on 127.0.0.1 by password only."""
 
+import hashlib
+import json
 import os
 import pwd
 import shutil
@@ -79,17 +81,17 @@ class Postgres:
         """Copies the running server's data into the new folder `to`, as of one moment, from which a
         server can start; and checks the copy. Raises RuntimeError."""
         target = f"host=127.0.0.1 port={self.port} user={SUPERUSER} dbname=postgres"
-        copy = ["pg_basebackup", "-D", str(to), "-d", target, "-X", "stream", "-c", "fast"]
-        for command in (copy, ["pg_verifybackup", "-q", str(to)]):
-            done = subprocess.run(
-                [str(_binary(command[0])), *command[1:]],
-                env={**os.environ, "PGPASSWORD": self.password},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode:
-                raise RuntimeError(f"{command[0]} failed:\n{done.stderr}")
+        command = [str(_binary("pg_basebackup")), "-D", str(to), "-d", target, "-X", "stream"]
+        done = subprocess.run(
+            [*command, "-c", "fast", "--manifest-checksums=SHA256"],
+            env={**os.environ, "PGPASSWORD": self.password},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"pg_basebackup failed:\n{done.stderr}")
+        _check(to)
         owner = self.data.stat()
         for path in (to, *to.rglob("*")):
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
@@ -161,6 +163,15 @@ class Postgres:
                 os.kill(pid, number)
             while _is_server_of(pid, self.data) and time.monotonic() < deadline:
                 time.sleep(0.05)
+
+
+def _check(backup: Path) -> None:
+    """Compares each file of a base backup with its manifest, as pg_verifybackup does: the one that
+    comes with the wheel crashes."""
+    for file in json.loads((backup / "backup_manifest").read_text())["Files"]:
+        with (backup / file["Path"]).open("rb") as copied:
+            if hashlib.file_digest(copied, "sha256").hexdigest() != file["Checksum"]:
+                raise RuntimeError(f"the backup is damaged: {file['Path']}")
 
 
 def _binary(name: str) -> Path:

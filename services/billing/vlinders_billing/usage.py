@@ -21,7 +21,7 @@ from vlinders_billing import (
 from vlinders_billing.charges import Charge, Flag, due
 from vlinders_billing.models import UsageRecord
 from vlinders_billing.wallets import Grants
-from vlinders_kit import logs, tracing
+from vlinders_kit import logs, trace_ids
 from vlinders_kit.db import Tx, once_committed
 
 OUTCOMES = {
@@ -141,7 +141,7 @@ def of_tenant(
     if request_id is not None:
         records = records.where(UsageRecord.request_id == request_id)
     if trace_id is not None:
-        named = UsageRecord.request_id == tracing.request_of(trace_id)
+        named = UsageRecord.request_id == trace_ids.request_of(trace_id)
         kept = (UsageRecord.trace_id == trace_id) & (UsageRecord.trace_id != "")
         records = records.where(named | kept)
     return records
@@ -191,7 +191,7 @@ def _line(charge: Charge) -> tuple[Any, ...]:
         charge.flags,
         charge.first_token_ms,
         charge.total_ms,
-        tracing.id_in(event.traceparent) if event.traceparent else "",
+        trace_ids.id_in(event.traceparent) if event.traceparent else "",
     )
 
 

@@ -8,7 +8,7 @@ from vlinders.billing.v1 import usage_pb2 as pb
 from vlinders.billing.v1.usage_pb2_grpc import UsageServiceServicer
 from vlinders_billing import usage
 from vlinders_billing.models import UsageRecord
-from vlinders_kit import tracing
+from vlinders_kit import trace_ids
 from vlinders_kit.callers import caller
 from vlinders_kit.db import Database
 from vlinders_kit.messages import to_message
@@ -31,5 +31,5 @@ class UsageService(UsageServiceServicer):
 
 
 def _shown(record: UsageRecord) -> pb.UsageRecord:
-    trace_id = record.trace_id or tracing.trace_of(record.request_id)
+    trace_id = record.trace_id or trace_ids.trace_of(record.request_id)
     return to_message(pb.UsageRecord, record, trace_id=trace_id)
