@@ -449,6 +449,26 @@ class TestRelay:
         sent = [kinds.counted.FromString(it.body).number for it in bus.kept(topic)]
         assert sent == list(range(1_200))
 
+    async def test_takes_so_many_bytes_at_once_and_does_not_rest_before_the_next(
+        self, db: Database, kinds: Kinds, topic: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("vlinders_kit.relay.BATCH_BYTES", 8)
+        bus, sizes, send = MemoryBus(), [], MemoryBus.send
+
+        async def counted(self: MemoryBus, envelopes: Sequence[Envelope]) -> None:
+            sizes.append(len(envelopes))
+            await send(self, envelopes)
+
+        monkeypatch.setattr(MemoryBus, "send", counted)
+        await published(db, *(kinds.counted(key="a", number=n) for n in range(1, 10)))
+
+        async with going_on(Relay(db, bus, gather=1_000).run()):
+            await until(lambda: _is_empty(db))
+
+        sent = [kinds.counted.FromString(it.body).number for it in bus.kept(topic)]
+        assert sent == list(range(1, 10))
+        assert max(sizes) < 9
+
     async def test_is_woken_by_what_is_published(
         self, db: Database, kinds: Kinds, topic: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -13,6 +13,7 @@ from vlinders_inference import metering
 from vlinders_inference.errors import UsageNotKept
 from vlinders_inference.metering import UsageLog
 from vlinders_kit.db import connect
+from vlinders_kit.notices import Notices
 from vlinders_kit.testing.lines import line
 
 pytestmark = pytest.mark.anyio
@@ -67,6 +68,26 @@ async def test_records_of_one_moment_are_written_together(
     await asyncio.gather(*(log.add(usage(number)) for number in range(500)))
 
     assert len(sizes) <= 3
+    await stopped(task, log)
+
+
+async def test_the_relay_is_told_at_once_and_then_not_for_each(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metering, "TELL_SECONDS", 60.0)
+    log = UsageLog(database_url)
+    task = await running(log)
+    async with await connect(database_url, "test") as connection:
+        notices = Notices(connection)
+        await notices.listen("outbox")
+        await log.add(usage(0))
+        heard = len(await notices.within(60))
+
+        for number in range(1, 5):
+            await log.add(usage(number))
+
+        heard += len(await notices.within(0.5))
+    assert heard == 1
     await stopped(task, log)
 
 
