@@ -4,8 +4,9 @@
 
 The file `FOLDER/<user of the request>` is the truth of what it has produced. The body also has
 `rate` (tokens a second), `max_tokens`, `prompt_tokens`, `cached_tokens`, and `counts`: "continuous"
-as vLLM, "end" for usage at the end only, "none"; after `pause_after` tokens it says no more. `mark`
-stands before each token. It stops when its client closes, or half closes, the connection.
+as vLLM, "end" for usage at the end only, "none"; after `pause_after` tokens it says no more, and
+until it has more than `late` nothing at all. `mark` stands before each token. It stops when its
+client closes, or half closes, the connection.
 """
 
 import asyncio
@@ -38,15 +39,21 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fol
 
 
 async def stream(writer: asyncio.StreamWriter, folder: Path, body: dict[str, Any]) -> None:
-    writer.write(HEAD % (200, b"text/event-stream"))
-    number, mark = 0, body.get("mark", "")
+    number, mark, late = 0, body.get("mark", ""), body.get("late", 0)
+    held = HEAD % (200, b"text/event-stream")
+    if not late:
+        writer.write(held)
+        held = b""
     async for number in produced(folder, body):
         told = {"usage": usage(body, number)} if body.get("counts") == "continuous" else {}
-        send(writer, {"choices": [choice({"content": f"{mark}{number} "})], **told})
-        await writer.drain()
-    send(writer, {"choices": [choice({}, "length")]})
+        held += event({"choices": [choice({"content": f"{mark}{number} "})], **told})
+        if number > late:
+            writer.write(held)
+            held = b""
+            await writer.drain()
+    writer.write(held + event({"choices": [choice({}, "length")]}))
     if body.get("counts") != "none":
-        send(writer, {"choices": [], "usage": usage(body, number)})
+        writer.write(event({"choices": [], "usage": usage(body, number)}))
     writer.write(b"data: [DONE]\n\n")
     await writer.drain()
 
@@ -89,9 +96,9 @@ def choice(delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
     return {"index": 0, "delta": delta, "finish_reason": reason}
 
 
-def send(writer: asyncio.StreamWriter, chunk: dict[str, Any]) -> None:
-    event = {"id": "chatcmpl-1", "created": 1, "model": "numbered", **chunk}
-    writer.write(b"data: %b\n\n" % json.dumps(event).encode())
+def event(chunk: dict[str, Any]) -> bytes:
+    whole = {"id": "chatcmpl-1", "created": 1, "model": "numbered", **chunk}
+    return b"data: %b\n\n" % json.dumps(whole).encode()
 
 
 async def main(port: int, folder: Path) -> None:

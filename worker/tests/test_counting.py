@@ -105,6 +105,21 @@ async def test_a_cancel_that_is_quicker_than_its_request_stops_it_all_the_same(
         assert (await here.shown("r2"))["usage"]["completion_tokens"] == 50
 
 
+async def test_what_an_engine_did_before_its_first_word_is_counted_though_nobody_waits(
+    host: Any, numbered: Any
+) -> None:
+    async with host(numbered) as here:
+        body = {"stream": True, "max_tokens": 1_000, "rate": 200, "late": 20}
+        headers = here.headers("r1", "numbered")
+        asking = asyncio.ensure_future(here.ask("r1", headers=headers, **body).__aenter__())
+        while not here.produced("r1"):
+            await asyncio.sleep(0.001)
+        assert await here.cancel("r1", headers["vlinders-ticket"]) == 204
+        (await asking).close()
+        shown = await here.shown("r1")
+    assert shown["usage"]["completion_tokens"] == here.produced("r1") > 20
+
+
 async def test_only_the_ticket_that_started_a_request_stops_it(host: Any, numbered: Any) -> None:
     async with host(numbered) as here:
         async with here.ask("r1", stream=True, max_tokens=50, rate=500) as answer:

@@ -17,6 +17,10 @@ from vlinders_worker.errors import EngineFailed, EngineRefused
 from vlinders_worker.meters import Body, Meter
 from vlinders_worker.usage import Usage, UsageTold
 
+HEAD_SECONDS = 0.5
+"""How long an engine that was asked and is not wanted any more may take to begin its answer: what
+it has done by then is known from nowhere else."""
+
 STOP_SECONDS = 0.9
 """How long an engine may take to stop and hand over what it wrote, before it is cut off."""
 
@@ -54,6 +58,8 @@ class Generation:
         self._cancelled = False
         self._cut: str | None = None
         self._scope: asyncio.Timeout | None = None
+        self._patience = 0.0
+        """Seconds from a cancel to the end of the scope."""
         self._events = sse.Events()
         self._name = _Name(b"")
 
@@ -68,10 +74,10 @@ class Generation:
 
     def cancel(self) -> None:
         """Stops the engine; what it wrote until it stopped still counts. May be called twice."""
-        self._cancelled = True
-        if self._scope is not None:
+        if self._scope is not None and not self._cancelled:
             # An expired scope, rather than a cancelled task: the task has to live on and drain.
-            self._scope.reschedule(asyncio.get_running_loop().time())
+            self._scope.reschedule(asyncio.get_running_loop().time() + self._patience)
+        self._cancelled = True
 
     def cut(self, why: str) -> None:
         """Stops it although somebody waits for the rest, who is told why."""
@@ -126,9 +132,14 @@ class Generation:
 
     async def _relay(self, upstream: Upstream, path: str, body: Body, sink: Sink) -> bool:
         """Whether the engine came to its end; False when nobody wants the rest of it."""
+        if self._cancelled:
+            return False
         try:
-            async with asyncio.timeout(0 if self._cancelled else None) as self._scope:
+            self._patience = HEAD_SECONDS
+            async with asyncio.timeout(None) as self._scope:
                 await upstream.ask(path, body)
+            self._patience = 0.0
+            async with asyncio.timeout(0 if self._cancelled else None) as self._scope:
                 async for data in upstream.data():
                     passed, done = self._read(data)
                     upstream.begun = self.usage.completion_tokens > 0
