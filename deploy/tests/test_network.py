@@ -55,6 +55,21 @@ def test_what_is_outside_is_reached_by_whom_it_concerns() -> None:
     }
 
 
+def test_figures_are_read_by_prometheus_where_it_is_told_that_they_are() -> None:
+    prod = rendered("prod")
+    seen = {
+        (pod.name, port)
+        for pod in prod.workloads
+        for policy in _policies(prod, pod)
+        for row, port in _rules(policy, "ingress")
+        if row is not None and "namespaceSelector" in row
+    }
+    assert seen == {(pod.name, pod.ports["metrics"]) for pod in prod.workloads}
+    for pod in prod.workloads:
+        told = pod.object["spec"]["template"]["metadata"]["annotations"]
+        assert told["prometheus.io/port"] == str(pod.ports["metrics"])
+
+
 def test_no_name_of_a_provider_leads_into_the_cluster() -> None:
     rows = [block for name, block, port in _leads_out(rendered("dev")) if port == 443]
     closed = {network for block in rows for network in block["ipBlock"]["except"]}
@@ -125,7 +140,7 @@ def _open_to_all(cluster: Cluster) -> set[tuple[str, int]]:
         for pod in [*cluster.workloads, *cluster.jobs]
         for policy in _policies(cluster, pod)
         for row, port in _rules(policy, "ingress")
-        if row is None or "podSelector" not in row
+        if row is None or "ipBlock" in row
     }
 
 
