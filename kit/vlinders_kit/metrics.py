@@ -6,17 +6,28 @@ number, since a counter of the library takes a lock each time.
 
 import asyncio
 import contextlib
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate
 
 from prometheus_client import REGISTRY, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # they double the series, and say what `process_start_time_seconds` says
 
 Labels = tuple[str, ...]
+Row = tuple[str | int, ...]
+"""The values of labels."""
+
 Reading = float | Mapping[Labels, float]
 
 LOOKED_AT_SECONDS = 0.5
@@ -39,19 +50,43 @@ class Counts(Collector):
 
     def __init__(self, name: str, text: str, labels: Labels = ()) -> None:
         self._family = name, text, labels
-        self._values: defaultdict[Labels, int] = defaultdict(int)
+        self._values: defaultdict[Row, int] = defaultdict(int)
         if not labels:
             self._values[()] = 0  # told from the first scrape on, so that its rate is known
         REGISTRY.register(self)
 
-    def add(self, labels: Labels = (), number: int = 1) -> None:
+    def add(self, labels: Row = (), number: int = 1) -> None:
         self._values[labels] += number
 
     def collect(self) -> Iterable[Metric]:
         name, text, labels = self._family
         family = CounterMetricFamily(name, text, labels=labels)
         for row, value in dict(self._values).items():
-            family.add_metric(row, value)
+            family.add_metric(list(map(str, row)), value)
+        yield family
+
+
+class Times(Collector):
+    """A family of histograms of seconds, kept as `Counts` are."""
+
+    def __init__(self, name: str, text: str, labels: Labels, bounds: Sequence[float]) -> None:
+        self._family = name, text, labels
+        self._bounds = bounds
+        self._numbers: defaultdict[Row, list[int]] = defaultdict(lambda: [0] * (len(bounds) + 1))
+        self._sums: defaultdict[Row, float] = defaultdict(float)
+        REGISTRY.register(self)
+
+    def observe(self, labels: Row, seconds: float) -> None:
+        self._numbers[labels][bisect_left(self._bounds, seconds)] += 1
+        self._sums[labels] += seconds
+
+    def collect(self) -> Iterable[Metric]:
+        name, text, labels = self._family
+        family = HistogramMetricFamily(name, text, labels=labels)
+        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
+        for row, numbers in dict(self._numbers).items():
+            buckets = list(zip(bounds, accumulate(numbers), strict=True))
+            family.add_metric(list(map(str, row)), buckets, self._sums[row])
         yield family
 
 
@@ -118,10 +153,10 @@ async def serving(host: str, port: int) -> AsyncIterator[None]:
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError, ValueError, EOFError, TimeoutError):
+    with contextlib.suppress(OSError, EOFError, TimeoutError, asyncio.LimitOverrunError):
         async with asyncio.timeout(_REQUEST_SECONDS):
             head = await reader.readuntil(b"\r\n\r\n")
-            path = head.split(b" ", 2)[1].partition(b"?")[0]
+            path = head.partition(b" ")[2].partition(b" ")[0]
             status, body = (b"200 OK", generate_latest()) if path == b"/metrics" else _NONE
             writer.write(_HEAD % (status, CONTENT_TYPE.encode(), len(body)) + body)
             await writer.drain()

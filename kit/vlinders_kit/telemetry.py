@@ -10,6 +10,7 @@ from opentelemetry.trace import SpanKind
 from prometheus_client import Counter, Histogram
 
 from vlinders_kit import tracing
+from vlinders_kit.metrics import Counts, Times
 
 _SERVED = Counter("vlinders_rpc_served_total", "RPCs served.", ["service", "method", "code"])
 _SECONDS = Histogram(
@@ -18,16 +19,15 @@ _SECONDS = Histogram(
     ["service", "method"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
-_ANSWERED = Counter(
-    "vlinders_http_answered_total", "HTTP requests answered.", ["service", "operation", "status"]
+_ANSWERED = Counts(
+    "vlinders_http_answered", "HTTP requests answered.", ("service", "operation", "status")
 )
-_ANSWER_SECONDS = Histogram(
+_ANSWER_SECONDS = Times(
     "vlinders_http_seconds",
     "Time from a request's headers to the end of its answer.",
-    ["service", "operation"],
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
+    ("service", "operation"),
+    (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
 )
-
 
 _RPC = {"rpc.system": "grpc"}
 
@@ -67,17 +67,8 @@ class HttpMeter:
 
     def __init__(self, service: str) -> None:
         self._service = service
-        self._counters: dict[tuple[str, int], Any] = {}
-        self._timers: dict[str, Any] = {}
 
     def answered(self, operation: str, status: int, seconds: float) -> None:
         """`operation` is one of a few names that the part itself has, never a client's text."""
-        counter = self._counters.get((operation, status))
-        if counter is None:
-            counter = _ANSWERED.labels(self._service, operation, status)
-            self._counters[operation, status] = counter
-        timer = self._timers.get(operation)
-        if timer is None:
-            timer = self._timers[operation] = _ANSWER_SECONDS.labels(self._service, operation)
-        counter.inc()
-        timer.observe(seconds)
+        _ANSWERED.add((self._service, operation, status))
+        _ANSWER_SECONDS.observe((self._service, operation), seconds)
