@@ -74,30 +74,36 @@ def completion(body: bytes, ask: Ask, id: str, created: int) -> Whole:
     """A chat completion that came whole. Raises BrokenAnswer."""
     try:
         read = read_body(body)
+        if not body.isascii():
+            body.decode()  # the text is passed on unread: this is where it proves to be UTF-8
     except WRONG:
         raise BrokenAnswer("the answer is no completion") from None
     choice = next((choice for choice in read.choices if choice.index == 0), None)
     if read.error != NULL or choice is None or choice.message is None:
         raise BrokenAnswer("the answer has no choice")
-    message = {key: raw for key, raw in choice.message.items() if raw != NULL}
-    size = sum(len(memoryview(raw)) - 2 for key, raw in message.items() if key != "role")
+    message = choice.message
+    message.pop("role", None)
+    content = message.pop("content", NULL)
+    more = {key: raw for key, raw in message.items() if raw != NULL} if message else message
+    size = sum(len(memoryview(raw)) - 2 for raw in (content, *more.values()) if raw != NULL)
     tokens = counted(read.usage, ask, produced=-(-size // BYTES_PER_TOKEN), began=True)
-    given: dict[str, Any] = {
-        "index": 0,
-        "message": {**message, "role": "assistant", "content": message.get("content", NO_TEXT)},
-        "finish_reason": REASONS.get(choice.finish_reason or "stop", "stop"),
-    }
-    if choice.logprobs != NULL:
-        given["logprobs"] = choice.logprobs
-    answer = {
-        "id": id,
-        "object": "chat.completion",
-        "created": created,
-        "model": ask.model.id,
-        "choices": [given],
-        "usage": told_usage(tokens),
-    }
-    return Whole(encode(answer), tokens, given["finish_reason"])
+    reason = REASONS.get(choice.finish_reason or "stop", "stop")
+    # Put together from its pieces, which takes a third of what encoding a dict of them does.
+    answer = (
+        b'{"id":"%s","object":"chat.completion","created":%d,"model":%s,"choices":[{"index":0,'
+        b'"message":{"role":"assistant","content":%s%s},"finish_reason":"%s"%s}],"usage":%s}'
+        % (
+            id.encode(),
+            created,
+            encode(ask.model.id),
+            content if content != NULL else NO_TEXT,
+            b"," + encode(more)[1:-1] if more else b"",
+            reason.encode(),
+            b',"logprobs":%s' % choice.logprobs if choice.logprobs != NULL else b"",
+            encode(told_usage(tokens)),
+        )
+    )
+    return Whole(answer, tokens, reason)
 
 
 def used(body: bytes, ask: Ask) -> Tokens:

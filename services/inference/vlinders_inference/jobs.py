@@ -55,18 +55,19 @@ class Job:
     def record(self) -> UsageRecorded:
         """The one record of the request, as it is now."""
         total = time.monotonic() - self.began
+        caller, tokens = self.caller, self.tokens
         event = UsageRecorded(
             request_id=self.request_id,
-            tenant_id=self.caller.tenant_id,
-            account_id=self.caller.account_id,
-            api_key_id=self.caller.api_key_id,
+            tenant_id=caller.tenant_id,
+            account_id=caller.account_id,
+            api_key_id=caller.api_key_id,
             model=self.ask.model.id,
             served_by=self.served_by,
             price_version=self.price.version,
-            input_tokens=self.tokens.input,
-            cached_input_tokens=self.tokens.cached,
-            output_tokens=self.tokens.output,
-            estimated=self.tokens.estimated,
+            input_tokens=tokens.input,
+            cached_input_tokens=tokens.cached,
+            output_tokens=tokens.output,
+            estimated=tokens.estimated,
             lease_id=self.hold.lease_id,
             ceiling_nanos=self.hold.ceiling,
             charged_nanos=self.charge,
@@ -84,5 +85,6 @@ class Job:
 
 
 def _set(moment: Timestamp, seconds: float) -> None:
-    moment.seconds = int(seconds)
-    moment.nanos = int((seconds - moment.seconds) * 1e9)
+    whole = int(seconds)
+    moment.seconds = whole
+    moment.nanos = int((seconds - whole) * 1e9)
