@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from vlinders_kit.completions import Assembly
 from vlinders_kit.errors import AppError, failure_of
 from vlinders_worker import sse
-from vlinders_kit.completions import Assembly
 from vlinders_worker.errors import EngineFailed, EngineRefused
 from vlinders_worker.usage import Usage
 
