@@ -38,11 +38,10 @@ MODEL = "model"
 
 
 def table(plan: Plan) -> Table:
-    rows = []
-    for workers in WORKERS[:2] if plan.quick else WORKERS:
-        with plan.alone(), pinned():
-            rows.append(_in_process(workers, picks=2_000 if plan.quick else 20_000))
-        say(f"picks: {', '.join(rows[-1])}")
+    counts = WORKERS[:2] if plan.quick else WORKERS
+    with plan.alone(), pinned():
+        rows = [_in_process(workers, picks=2_000 if plan.quick else 20_000) for workers in counts]
+    for workers in counts:
         with plan.alone(), pinned(), scheduler_process() as scheduler:
             rows += uvloop.run(_over_streams(scheduler, workers, plan))
     return Table(
