@@ -14,7 +14,7 @@ from psycopg import pq
 from psycopg.errors import error_from_result
 
 from vlinders_kit.db import connect
-from vlinders_kit.silence import limited
+from vlinders_kit.silence import limited, sever
 
 _DONE = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
 
@@ -69,11 +69,12 @@ class Statements:
         self._pq.send_query_prepared(b"s%d" % number, values, param_formats=binary)
         self._refusal = None
         self._waiter = self._loop.create_future()
+        end = self._loop.call_later(self._within, sever, self._connection)
         self._flush()
         try:
-            with limited(self._connection, self._within):
-                await self._waiter
+            await self._waiter
         finally:
+            end.cancel()
             self._waiter = None
 
     async def close(self) -> None:
