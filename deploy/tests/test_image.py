@@ -140,7 +140,7 @@ def _running(image: str, variables: dict[str, object]) -> Iterator[str]:
 
 def _gateway(port: int, inside: int) -> dict[str, object]:
     """Settings of a gateway that nobody answers: it lives, and says that it is not ready."""
-    targets = ("AUTH", "BILLING", "GPU_SCHEDULER", "INFERENCE")
+    targets = ("AUTH", "BILLING", "GPU_SCHEDULER", "INFERENCE", "PIPES")
     told: dict[str, object] = {
         **dict.fromkeys(targets, "127.0.0.1:1"),
         "PORT": port,
