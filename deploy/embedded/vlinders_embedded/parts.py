@@ -123,7 +123,6 @@ class Stack:
     def _gateway(self, number: int) -> dict[str, object]:
         told: dict[str, object] = {
             "PORT": self.options.port,
-            "INTERNAL_PORT": self.ports[f"gateway-{number}-metrics"],
             "GATEWAYS": self.options.count("gateway"),
             "AUTH": _balanced(self.targets("auth")),
             "BILLING": _balanced(self.targets("billing")),
