@@ -320,6 +320,20 @@ class TestHotRoutes:
         assert_refused(await spoken(running.port, large), 413, "invalid_request")
         assert running.edge.limits.room == running.edge.limits.__class__.room
 
+    async def test_what_is_asked_too_early_and_too_large_waits_for_its_refusal(
+        self, running: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        running.edge.serve_hot(CANONICAL, CHAT, CHAT.place, Streams([b"1", b"2"], pause=0.01))
+        monkeypatch.setattr(running.edge.limits, "most_bytes", 1000)
+        chunked = POST.replace(b"Content-Length: 2", b"Transfer-Encoding: chunked")[:-2]
+        large = chunked + b"5dc\r\n" + b" " * 1500 + b"\r\n0\r\n\r\n"
+        last = POST.replace(b"Host: x", b"Host: x\r\nConnection: close")
+
+        answer = await told(running.port, POST + large + last)
+
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"413", b"200"]
+        assert running.edge.running == 0
+
 
 async def told(port: int, sent: bytes) -> bytes:
     """All that comes back until the gateway closes."""

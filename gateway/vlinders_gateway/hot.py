@@ -85,6 +85,7 @@ class HotExchange(Exchange):
         "_edge",
         "_expects",
         "_held",
+        "_turn",
         "body",
         "disconnected",
         "keep_alive",
@@ -116,6 +117,7 @@ class HotExchange(Exchange):
         self._chunked = False
         self._expects = connection.expect_100_continue
         self._held = 0
+        self._turn = False
         self.body = bytearray()
         self.more_body = True
         self.keep_alive = keep_alive
@@ -130,9 +132,10 @@ class HotExchange(Exchange):
 
     def start(self) -> None:
         """Its turn has come: what was asked before on this connection is answered."""
+        self._turn = True
         try:
             self._edge.enter(self)
-            if self.content_length is not None and self.content_length > self.bodies.most_bytes:
+            if max(self.content_length or 0, self._held) > self.bodies.most_bytes:
                 raise BodyTooLarge(most_bytes=self.bodies.most_bytes)
             waiting = self._app.admit(self)
         except Exception as error:
@@ -151,6 +154,8 @@ class HotExchange(Exchange):
         self._held += len(piece)
         limits.room -= len(piece)
         self.body += piece
+        if not self._turn:
+            return  # nothing more is read of the connection, and what is before is answered first
         if self._held > limits.most_bytes:
             self.fail(BodyTooLarge(most_bytes=limits.most_bytes))
         elif limits.room < 0:
