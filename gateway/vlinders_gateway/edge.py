@@ -29,6 +29,7 @@ from vlinders_gateway.refusals import (
 from vlinders_gateway.spans import begin_trace, end_trace
 from vlinders_kit import logs, telemetry
 from vlinders_kit.errors import AppError
+from vlinders_kit.pressure import Pressure
 
 log = logs.get(__name__)
 
@@ -55,7 +56,7 @@ class Rules:
     """Networks of proxies that are believed about the client's address."""
 
     most_running: int = 4096
-    """Requests at a time; more are refused with 503."""
+    """Requests at a time; more are refused with 503, as are fewer while the process is late."""
 
     logged: float = 0.01
     """Share of the requests that get a line in the log. Faults of ours always do."""
@@ -82,6 +83,7 @@ class Edge:
         self._trusted = [ipaddress.ip_network(network) for network in self.rules.trusted]
         self._origins = re.compile("|".join(map(_origin, self.rules.origins)) or "(?!)")
         self._meter = telemetry.HttpMeter("gateway")
+        self.pressure = Pressure(self.rules.most_running, lambda: self.running)
 
     def serve_hot(self, dialect: Dialect, operation: Operation, place: str, app: App) -> None:
         """Has `app` answer the exact `place`, as `POST /v1/embeddings`, at each of its mounts."""
@@ -100,7 +102,7 @@ class Edge:
         """A request has come. Raises what it is refused with; `leave` it in any case."""
         self.running += 1
         self._read_headers(exchange)
-        if self.running > self.rules.most_running:
+        if self.running > self.pressure.most:
             raise Overloaded
 
     def leave(self, exchange: Exchange) -> None:

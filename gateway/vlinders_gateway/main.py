@@ -70,6 +70,7 @@ class Gateway:
         async with asyncio.TaskGroup() as group:
             group.create_task(metrics.watch_loop())
             group.create_task(self._limits.run())
+            group.create_task(self.edge.pressure.run())
             group.create_task(self._pool.run())
             group.create_task(self._identities.run())
             group.create_task(self._listen(self._bus))

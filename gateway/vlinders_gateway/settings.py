@@ -83,7 +83,7 @@ class GatewaySettings(PartSettings):
     """Arrays, objects, items and keys of a body, all together."""
 
     max_running: int = Field(4096, ge=1)
-    """Requests at a time; more are refused with 503."""
+    """Requests at a time; more are refused with 503, as are fewer while the process is late."""
 
     max_connections: int = Field(8192, ge=1)
     """Connections of clients that are open at a time; on more, a 503 is the only answer."""

@@ -28,6 +28,7 @@ from vlinders_kit.errors import (
 )
 from vlinders_kit.pipe.queue import FrameQueue
 from vlinders_kit.pipe.wire import Answer, Answered, Metadata, Talker
+from vlinders_kit.pressure import Pressure
 from vlinders_kit.rpc import Guard, known
 from vlinders_kit.tls import Tls
 
@@ -144,7 +145,8 @@ class PipeServer:
     """Serves every pipe of this process with one `handler`, awaited for each exchange.
 
     The handler raises an AppError to refuse or to break off, and returns when it has settled.
-    At most `most` exchanges run at once; more are refused at once.
+    At most `most` exchanges run at once, fewer while the process is late and its `pressure` runs;
+    more are refused at once.
     """
 
     def __init__(
@@ -152,7 +154,7 @@ class PipeServer:
     ) -> None:
         self._handler = handler
         self._domain = domain
-        self._most = most
+        self.pressure = Pressure(most, lambda: len(self._running))
         self._running: dict[asyncio.Task[None], Exchange] = {}
         self.conversations: set[Conversation] = set()
         self._draining = False
@@ -198,7 +200,7 @@ class PipeServer:
 
     def open(self, frame: PipeFrame, exchanges: dict[int, Exchange], out: FrameQueue) -> None:
         """Begins to serve an exchange of a conversation."""
-        if len(self._running) >= self._most:
+        if len(self._running) >= self.pressure.most:
             status = status_of(TooManyRequestsInFlight(), self._domain)
             out.put(_end(frame.exchange, status))
             return

@@ -132,6 +132,7 @@ def _serve(
         tls=settings.tls,
     )
     process.background("pipes", pipes.run)
+    process.background("pressure", service.pipe.pressure.run)
     process.drains.append(service.pipe.drain)
     for each in services(service, models):
         process.serve(*each)
