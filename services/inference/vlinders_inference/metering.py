@@ -22,11 +22,10 @@ from vlinders_kit.events import envelope
 from vlinders_kit.ids import spell, uuid7
 from vlinders_kit.statements import Statements
 
-WINDOW_SECONDS = 0.004
-"""Least time between the beginnings of two writes, where records come in numbers."""
-
-FEW = 4
-"""Records of one write after which the next does not wait: nobody would come to join it."""
+WINDOW_SECONDS = 0.000_25
+LONGEST_WINDOW_SECONDS = 0.008
+"""Least time between the beginnings of two writes, for each record of the first: as many as came
+will come again meanwhile. One that comes alone is not followed by any wait."""
 
 PATIENCE_SECONDS = 5.0
 """How long the end of an answer waits for its record."""
@@ -105,10 +104,10 @@ class UsageLog:
             await self._wake.wait()
             self._wake.clear()
             began = time.monotonic()
-            many = len(self._pending) > FEW
+            window = min(len(self._pending) * WINDOW_SECONDS, LONGEST_WINDOW_SECONDS)
             await self._write_all()
-            rest = began + WINDOW_SECONDS - time.monotonic()
-            if many and rest > 0:
+            rest = began + window - time.monotonic()
+            if rest > 0:
                 await asyncio.sleep(rest)
 
     async def close(self) -> None:
