@@ -60,8 +60,8 @@ def table(plan: Plan) -> Table:
 
 
 def _in_process(workers: int, *, picks: int) -> Sequence[str]:
-    hub = _hub(workers)
     logs.configure("bench", level="ERROR")
+    hub = _hub(workers)
     line, times, ended = PickLine(), list[float](), list[str]()
     hub.askers.add(line)
     for first in range(0, picks, BATCH):
@@ -136,6 +136,7 @@ async def _over_streams(
     rows: list[Sequence[str]] = []
     for rate in RATES:
         askers = [_Asker(scheduler, rate / REPLICAS, number) for number in range(REPLICAS)]
+        await asyncio.gather(*(asker.open() for asker in askers))
         await asyncio.gather(*(asker.ask(plan.warm_up) for asker in askers))
         for asker in askers:
             asker.times.clear()
@@ -143,7 +144,7 @@ async def _over_streams(
         await asyncio.gather(*(asker.ask(plan.seconds) for asker in askers))
         used, took = scheduler.cpu_seconds() - cpu, time.perf_counter() - began
         for asker in askers:
-            await asker.close()
+            asker.close()
         times = sorted(time for asker in askers for time in asker.times)
         row = (
             f"{workers:,}",
@@ -171,11 +172,14 @@ class _Asker:
     """Seconds from the moment that was meant to the answer."""
 
     def __post_init__(self) -> None:
-        self._stream = PickStream(self.scheduler, self._take)
+        self._stream = PickStream(self._take)
         self._meant: dict[str, float] = {}
         self._answered = asyncio.Event()
         self._refused = 0
         self._ids = (f"gen_{self.number}_{count:018d}" for count in itertools.count())
+
+    async def open(self) -> None:
+        await self._stream.open(self.scheduler)
 
     async def ask(self, seconds: float) -> None:
         """Asks for so long, and returns when all is answered."""
@@ -194,8 +198,8 @@ class _Asker:
         if self._refused:
             raise RuntimeError(f"{self._refused} picks found no worker")
 
-    async def close(self) -> None:
-        await self._stream.close()
+    def close(self) -> None:
+        self._stream.close()
 
     def _take(self, answer: pb.PickAnswer) -> None:
         self._refused += not answer.HasField("target")

@@ -2,14 +2,15 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Self
 
 from bench.fleet_scheduler import SchedulerProcess
+from bench.fleet_wire import Wire
 from vlinders.gpu_scheduler.v1 import picks_pb2 as pb
-from vlinders.gpu_scheduler.v1.picks_pb2_grpc import PickServiceStub
 from vlinders_kit.callers import CallerKey, Identity
-from vlinders_kit.rpc import connect
+
+PICK = "/vlinders.gpu_scheduler.v1.PickService/Pick"
 
 LONGEST_SECONDS = 60.0
 
@@ -17,60 +18,63 @@ LONGEST_SECONDS = 60.0
 class PickStream:
     """One stream. What a turn of the loop asks goes in one message; `answered` gets each answer."""
 
-    def __init__(
-        self, scheduler: SchedulerProcess, answered: Callable[[pb.PickAnswer], None]
-    ) -> None:
-        identity = Identity("inference", CallerKey(scheduler.caller_key))
-        self._channel = connect(scheduler.address, "vlinders.gpu_scheduler", identity)
-        stub: Any = PickServiceStub(self._channel)  # type: ignore[no-untyped-call]
+    def __init__(self, answered: Callable[[pb.PickAnswer], None]) -> None:
         self._answered = answered
         self._asked: list[pb.PickRequest] = []
         self._ended: list[str] = []
-        self._wake = asyncio.Event()
-        self._call = stub.Pick(self._messages())
-        self._reader = asyncio.create_task(self._read())
+        self._wire: Wire | None = None
+
+    async def open(self, scheduler: SchedulerProcess) -> None:
+        caller = Identity("inference", CallerKey(scheduler.caller_key))
+        metadata = caller.metadata("vlinders.gpu_scheduler")
+        _, self._wire = await asyncio.get_running_loop().create_connection(
+            lambda: Wire(PICK, metadata, self._heard, _gone), "127.0.0.1", scheduler.port
+        )
 
     def ask(self, id: str, model: str) -> None:
+        if not self._asked:
+            asyncio.get_running_loop().call_soon(self._send)
         self._asked.append(a_request(id, model))
-        self._wake.set()
 
     def finish(self, id: str) -> None:
         """Told with what is asked next."""
         self._ended.append(id)
 
-    async def close(self) -> None:
-        self._call.cancel()
-        self._reader.cancel()
-        await asyncio.gather(self._reader, return_exceptions=True)
-        await self._channel.close()
+    def close(self) -> None:
+        if self._wire is not None:
+            self._wire.break_off()
 
-    async def _messages(self) -> AsyncIterator[pb.PickRequests]:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            asked, self._asked = self._asked, []
-            ended, self._ended = self._ended, []
-            yield pb.PickRequests(picks=asked, finished_request_ids=ended)
+    def _send(self) -> None:
+        asked, self._asked = self._asked, []
+        ended, self._ended = self._ended, []
+        if self._wire is not None:
+            message = pb.PickRequests(picks=asked, finished_request_ids=ended)
+            self._wire.say(message.SerializeToString())
 
-    async def _read(self) -> None:
-        async for message in self._call:
-            for answer in message.answers:
-                self._answered(answer)
+    def _heard(self, _wire: Wire, body: bytes) -> None:
+        for answer in pb.PickAnswers.FromString(body).answers:
+            self._answered(answer)
+
+
+def _gone(_wire: Wire) -> None:
+    """Whoever waits for an answer has a limit of his own."""
 
 
 class Picker:
     """A replica that looks again and again whom it would get."""
 
     def __init__(self, scheduler: SchedulerProcess) -> None:
-        self._stream = PickStream(scheduler, self._take)
+        self._scheduler = scheduler
+        self._stream = PickStream(self._take)
         self._waiting: dict[str, asyncio.Future[str | None]] = {}
         self._ids = (f"look_{number}" for number in itertools.count())
 
     async def __aenter__(self) -> Self:
+        await self._stream.open(self._scheduler)
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        await self._stream.close()
+        self._stream.close()
 
     async def until(
         self, model: str, wanted: Callable[[str | None], bool], *, every: float

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 import uvloop
 
 from bench.fleet_scheduler import JOIN_TOKEN
-from bench.fleet_wire import WorkerWire
+from bench.fleet_wire import Wire
 from vlinders.gpu_scheduler.v1 import workers_pb2 as pb
+
+CONNECT = "/vlinders.gpu_scheduler.v1.WorkerService/Connect"
 
 JOINING = 200
 """Workers that say hello at once; a scheduler admits 500 in a second."""
@@ -31,12 +33,12 @@ class Description:
     slots: Mapping[str, str]
     parallel: int = 8
 
-    def hello(self) -> pb.WorkerMessage:
+    def hello(self) -> bytes:
         slots = [
             pb.Slot(id=id, model=model, state=pb.Slot.STATE_READY, parallel=self.parallel)
             for id, model in self.slots.items()
         ]
-        return pb.WorkerMessage(
+        message = pb.WorkerMessage(
             hello=pb.Hello(
                 worker_id=self.id,
                 boot_id=f"boot_of_{self.id}",
@@ -46,6 +48,7 @@ class Description:
                 inventory=pb.Inventory(slots=slots, memory_bytes=1, cpu_count=1),
             )
         )
+        return message.SerializeToString()
 
 
 @dataclass
@@ -56,7 +59,7 @@ class Fleet:
     lost: int = 0
     round_trips: list[float] = field(default_factory=list)
     """Seconds from a beat to its answer."""
-    _workers: dict[WorkerWire, "_Beating"] = field(default_factory=dict)
+    _workers: dict[Wire, "_Beating"] = field(default_factory=dict)
 
     async def join(self, *descriptions: Description) -> None:
         """Returns when all of them are registered. Raises ConnectionError where one is not."""
@@ -77,13 +80,16 @@ class Fleet:
         loop = asyncio.get_running_loop()
         host, _, port = self.address.rpartition(":")
         _, wire = await loop.create_connection(
-            lambda: WorkerWire(JOIN_TOKEN, self._heard, self._ended), host, int(port)
+            lambda: Wire(CONNECT, ("vlinders-join-token", JOIN_TOKEN), self._heard, self._ended),
+            host,
+            int(port),
         )
         self._workers[wire] = beating = _Beating(loop.create_future())
         wire.say(description.hello())
         await beating.welcomed
 
-    def _heard(self, wire: WorkerWire, message: pb.HubMessage) -> None:
+    def _heard(self, wire: Wire, body: bytes) -> None:
+        message = pb.HubMessage.FromString(body)
         beating = self._workers[wire]
         if message.HasField("welcome"):
             beating.epoch = message.welcome.epoch
@@ -96,17 +102,18 @@ class Fleet:
             if message.lease.HasField("beat_period"):
                 beating.period = message.lease.beat_period.ToTimedelta().total_seconds()
 
-    def _beat(self, wire: WorkerWire) -> None:
+    def _beat(self, wire: Wire) -> None:
         beating = self._workers.get(wire)
         if beating is None:
             return
         beating.seq += 1
         beating.sent_at = time.perf_counter()
-        wire.say(pb.WorkerMessage(beat=pb.Beat(seq=beating.seq, epoch=beating.epoch)))
+        beat = pb.WorkerMessage(beat=pb.Beat(seq=beating.seq, epoch=beating.epoch))
+        wire.say(beat.SerializeToString())
         pause = beating.period * random.uniform(1 - JITTER, 1 + JITTER)
         asyncio.get_running_loop().call_later(pause, self._beat, wire)
 
-    def _ended(self, wire: WorkerWire) -> None:
+    def _ended(self, wire: Wire) -> None:
         self.lost += 1
         beating = self._workers.pop(wire, None)
         if beating is not None and not beating.welcomed.done():
