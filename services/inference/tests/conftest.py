@@ -373,6 +373,7 @@ def _models(provider: Engine, spare: Engine) -> list[Model]:
         Model(id="m-keys", offers=(_offer(provider, "mock", 0, "sk-a", "sk-b"),), **plain),
         Model(id="vectors", offers=one, **(plain | {"embeddings": True, "max_tokens": 0})),
         Model(id="own", **own),
+        Model(id="own-vectors", **(own | {"embeddings": True, "max_tokens": 0})),
         Model(id="unpriced", offers=one, **plain),
     ]
 

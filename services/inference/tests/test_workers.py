@@ -106,6 +106,25 @@ async def test_who_leaves_before_the_answer_pays_what_the_engine_counted(stage: 
     assert (record.input_tokens, record.output_tokens, record.estimated) == (9, 2, False)
 
 
+async def test_who_leaves_before_embeddings_come_pays_for_the_prompt(stage: Any) -> None:
+    async def until_cancelled(request: web.Request, body: Any) -> web.StreamResponse:
+        begun.set()
+        await stage.worker.cancelled.get()
+        return web.Response()
+
+    begun = asyncio.Event()
+    stage.worker.script.append(until_cancelled)
+    exchange = stage.open({"model": "own-vectors", "input": "x" * 400}, "CreateEmbeddings")
+    await begun.wait()
+    exchange.cancel()
+
+    record = await stage.record()
+
+    assert record.outcome == record.OUTCOME_CANCELLED
+    assert (record.input_tokens, record.output_tokens, record.estimated) == (100, 0, True)
+    assert record.charged_nanos == 100 * 10
+
+
 async def test_a_worker_that_does_not_say_is_charged_by_what_came(stage: Any) -> None:
     async def deaf(request: web.Request, body: Any) -> web.StreamResponse:
         response = web.StreamResponse()

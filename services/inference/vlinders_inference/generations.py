@@ -285,8 +285,10 @@ def _taker(job: Job, attempt: Attempt) -> Taker:
     told = job.ask, _answer_id(job), int(job.started_at.timestamp())
     if _gathers(job, attempt):
         return Gathering(*told)
-    # What a provider that is closed has done by then, nobody says: the prompt, at least.
-    least = 0 if attempt.served_by == WORKER else job.ask.prompt_guess
+    # What a provider that is closed has done by then, nobody says: the prompt, at least. So it is
+    # with embeddings, whose prompt is all the work, and of which no engine says how far it came.
+    counts = attempt.served_by == WORKER and not job.ask.model.embeddings
+    least = 0 if counts else job.ask.prompt_guess
     return Pieces(*told, OPERATIONS[job.operation].answer, least)
 
 
