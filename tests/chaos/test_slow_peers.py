@@ -1,21 +1,17 @@
-"""Clients that send or read next to nothing: each has its end, and costs the others nothing."""
+"""Clients that send next to nothing, or nothing: each has its end, and costs the others nothing."""
 
 import asyncio
 import contextlib
-import json
 import socket
-import statistics
 import time
-from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from tests.chaos.load import Load, Operation
-from tests.chaos.oracle import settle
+from tests.chaos.load import Load
 from tests.chaos.scale import LONG, scaled
 from tests.chaos.stack import Chaos
 from tests.chaos.watching import Watched
-from tests.platform import User, chat, eventually
+from tests.platform import User
 from vlinders_kit.testing.figures import Figure
 
 pytestmark = pytest.mark.anyio
@@ -25,16 +21,7 @@ DRIP_SECONDS = 10.0
 HEAD_SECONDS, BODY_SECONDS = 15.0, 62.0
 """When the last of them must be gone; bodies have 60 s, and a second's grain."""
 
-READERS = scaled(200, 500)
-MOST_BUFFERED = 256 * 1024
-STALLED_SECONDS = 75.0
-"""60 s that count from when all buffers are full, and a grain of a second."""
-
 IDLE = scaled(300, 2_000)
-
-WORD = "x" * 4_000
-WORDS = 500
-"""Of an answer: two megabytes, more than any buffers on the way hold."""
 
 
 class Peers:
@@ -45,11 +32,9 @@ class Peers:
         self._port = int(port)
         self.loop = asyncio.get_running_loop()
 
-    async def connect(self, *, receive_buffer: int | None = None) -> socket.socket:
+    async def connect(self) -> socket.socket:
         peer = socket.socket()
         peer.setblocking(False)
-        if receive_buffer is not None:
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         await self.loop.sock_connect(peer, (self._host, self._port))
         return peer
 
@@ -76,12 +61,6 @@ class Peers:
                 pass
 
 
-def p99(operations: Sequence[Operation]) -> float:
-    """Milliseconds of all but the slowest hundredth."""
-    took = [each.ended - each.invoked for each in operations if each.outcome == "ok"]
-    return statistics.quantiles(took, n=100)[98] * 1_000
-
-
 @pytest.mark.parametrize("where", ["head", *(["body"] if LONG else [])])
 async def test_who_sends_a_byte_now_and_then_is_closed_in_time(
     chaos: Chaos, user: User, figure: Figure, where: str
@@ -105,91 +84,6 @@ async def test_who_sends_a_byte_now_and_then_is_closed_in_time(
     )
     assert max(took) <= must
     assert {each.outcome for each in load.operations} == {"ok"}
-
-
-@contextlib.asynccontextmanager
-async def crawling(chaos: Chaos, key: str) -> AsyncIterator[list["asyncio.Task[float]"]]:
-    """Readers of a byte a second, of answers of two megabytes; each tells when it was cut."""
-    chaos.platform.first.plays("plain-2026", words=[WORD] * WORDS)
-    body = json.dumps(chat("plain", stream=True, max_tokens=WORDS)).encode()
-    request = (
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %s\r\n"
-        b"content-length: %d\r\n\r\n%s" % (key.encode(), len(body), body)
-    )
-    peers = Peers(chaos)
-
-    async def crawl() -> float:
-        peer = await peers.connect(receive_buffer=4_096)
-        began = time.monotonic()
-        try:
-            await peers.loop.sock_sendall(peer, request)
-            with contextlib.suppress(ConnectionError):
-                while await peers.loop.sock_recv(peer, 1):
-                    await asyncio.sleep(1)
-            return time.monotonic() - began
-        finally:
-            peer.close()
-
-    readers = [asyncio.create_task(crawl()) for _ in range(READERS)]
-    try:
-        yield readers
-    finally:
-        for reader in readers:
-            reader.cancel()
-        await asyncio.gather(*readers, return_exceptions=True)
-        del chaos.platform.first.scripts["plain-2026"]
-
-
-async def test_who_reads_a_byte_a_second_is_held_little_for_and_cut(
-    chaos: Chaos, user: User, figure: Figure
-) -> None:
-    key = (await user.key())["key"]
-    other = await chaos.platform.sign_up()
-    provider = chaos.platform.first
-    asked = len(provider.asked["plain-2026"])
-    pids = [pid for part in ("gateway", "inference") for pid in chaos.pids(part)]
-    seconds = scaled(2.0, 15.0)
-    async with Load(chaos, other, json=4, max_tokens=10, rate=1_000) as before:
-        await asyncio.sleep(seconds)
-
-    with Watched(pids) as watched:
-        async with crawling(chaos, key) as readers:
-            await eventually(lambda: _full(chaos, asked), 60)
-            async with Load(chaos, other, json=4, max_tokens=10, rate=1_000) as meanwhile:
-                await asyncio.sleep(seconds)
-            took = await asyncio.gather(*readers) if LONG else []
-
-    each = watched.total / READERS / 1024
-    figure("slow reader, memory for each", each, "KB", must="≤ 256 KB", condition=f"{READERS}")
-    figure(
-        "slow readers, others' p99",
-        100 * (p99(meanwhile.operations) / p99(before.operations) - 1),
-        "% more",
-        must="≤ 20 %",
-        condition=f"{READERS} of a byte a second",
-    )
-    assert each <= MOST_BUFFERED / 1024
-    assert {each.outcome for each in meanwhile.operations} == {"ok"}
-    if took:
-        figure("slow reader, the last is cut after", max(took), "s", must="60 s of no reading")
-        assert max(took) <= STALLED_SECONDS
-    await settle(chaos, user)
-    records = [row for row in await user.every("/v1/usage/records") if row["charged_nanos"]]
-    came = [request.said for request in provider.asked["plain-2026"][asked:]]
-    assert len(records) == READERS
-    assert max(row["output_tokens"] for row in records) <= max(came) < WORDS
-    assert int((await user.data("GET", "/v1/wallet"))["held_nanos"]) == 0
-
-
-async def _full(chaos: Chaos, asked: int) -> bool:
-    """Whether every reader's answer stands still: nothing more fits on the way."""
-
-    def said() -> list[int]:
-        return [request.said for request in chaos.platform.first.asked["plain-2026"][asked:]]
-
-    before = said()
-    await asyncio.sleep(1)
-    return len(before) == READERS and before == said()
 
 
 async def test_idle_connections_are_kept_and_hurt_nobody(
