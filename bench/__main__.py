@@ -1,5 +1,6 @@
 """`python -m bench`: what `make bench` and `make soak` run."""
 
+import signal
 import sys
 
 from bench.machine import conditions
@@ -11,6 +12,8 @@ PAGE = ROOT / "bench" / "README.md"
 
 
 def main(plan: Plan) -> int:
+    # a shell ignores it for what it starts in the background, where a run of an hour belongs
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     names = frozenset(bench.name for bench in BENCHES)
     for bench in (bench for bench in BENCHES if bench.is_wanted(plan)):
         say(f"== {bench.name}: {bench.about}")
