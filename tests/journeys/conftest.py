@@ -13,6 +13,7 @@ from tests.platform import GRANT, NANOS, Platform
 from tests.upstreams import Upstream, upstream
 from vlinders_embedded.running import bring_up, take_down
 from vlinders_kit.embedded.programs import free_port
+from vlinders_kit.testing.spans import Collector, collector
 
 TRIAL_RATE = 5
 """Requests a minute of the plan `trial`."""
@@ -65,12 +66,21 @@ def upstreams() -> Iterator[tuple[Upstream, Upstream]]:
 
 
 @pytest.fixture(scope="session")
+def traces() -> Iterator[Collector]:
+    """What gets the spans of every request."""
+    with collector() as sink:
+        yield sink
+
+
+@pytest.fixture(scope="session")
 async def platform(
-    upstreams: tuple[Upstream, Upstream], tmp_path_factory: pytest.TempPathFactory
+    upstreams: tuple[Upstream, Upstream],
+    traces: Collector,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Platform]:
     folder = tmp_path_factory.mktemp("journeys")
     (folder / "providers.yaml").write_text(yaml.safe_dump({"providers": _providers(*upstreams)}))
-    stack = await anyio.to_thread.run_sync(_bring_up, folder)
+    stack = await anyio.to_thread.run_sync(_bring_up, folder, traces)
     try:
         async with httpx.AsyncClient(base_url=stack.url, timeout=30) as http:
             secrets = {upstream.api_key for upstream in upstreams}
@@ -80,11 +90,14 @@ async def platform(
         await anyio.to_thread.run_sync(take_down, folder / "var")
 
 
-def _bring_up(folder: Path) -> Any:
+def _bring_up(folder: Path, traces: Collector) -> Any:
     variables = {
         "REPLICAS": "gateway=2 inference=2",
         "PROVIDERS": str(folder / "providers.yaml"),
         "KEY_OF_SECOND": "planted-key-of-the-second-provider",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": traces.endpoint,
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
+        "VLINDERS_GATEWAY_TRACES_SAMPLED": "1",
         "VLINDERS_BILLING_SIGNUP_GRANT": str(GRANT // NANOS),
         "VLINDERS_GATEWAY_PLAN_RATES": f"free=0,trial={TRIAL_RATE},operator=0",
         "VLINDERS_GATEWAY_PUBLIC_RATE": "0",
