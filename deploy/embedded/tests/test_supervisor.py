@@ -129,12 +129,14 @@ async def test_what_keeps_ending_is_started_less_and_less_often(logs: Path, tmp_
     assert pauses == ["0.2", "0.4", "0.8"]
 
 
-async def test_a_part_that_does_not_come_up_is_told_with_its_last_words(logs: Path) -> None:
+async def test_a_part_that_does_not_come_up_is_told_with_its_last_words(
+    logs: Path, tmp_path: Path
+) -> None:
     with pytest.raises(NotServing, match=r"(?s)broken-1 ended with exit status 3\..*no such key"):
         async with supervised(logs) as (supervisor, _):
             await supervisor.start(
                 [
-                    part("broken", "echo no such key; exit 3", up=Path("/nonexistent")),
+                    part("broken", "echo no such key; exit 3", up=tmp_path / "never"),
                     part("sleeper", "exec sleep 600"),
                 ]
             )

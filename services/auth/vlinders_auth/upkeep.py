@@ -51,7 +51,9 @@ class Upkeep:
                 await signing_keys.add(tx, key, self._sealer, now=now, lifetime=self._lifetime)
             await signing_keys.retire(tx, now=now)
             self.ring = await signing_keys.load(tx, self._sealer)
-        since = max(turn for turn, _ in self.ring.keys if turn <= now)
+        turns = [turn for turn, _ in self.ring.keys]
+        # Where another replica's clock is ahead, the turn of the only key is still to come.
+        since = max((turn for turn in turns if turn <= now), default=min(turns))
         metrics.gauge(
             "vlinders_auth_signing_key_since_timestamp_seconds",
             "Since when the key signs whose turn it is.",
