@@ -16,7 +16,7 @@ from vlinders.inference.v1.generations_pb2_grpc import (
     add_GenerationServiceServicer_to_server,
 )
 from vlinders_kit.callers import CallerKey, Identity
-from vlinders_kit.pipe import Dial, PipePool, wire
+from vlinders_kit.pipe import Dial, PipePool, calls, wire
 from vlinders_kit.rpc import Guard, connect
 from vlinders_kit.testing import Awaited
 from vlinders_kit.testing.certificates import Authority
@@ -114,6 +114,7 @@ async def test_a_call_that_ends_in_order_is_told_so_to_stock_grpc() -> None:
         channel = connect(replica.address, DOMAIN, Identity("gateway", KEY))
         call: Any = GenerationServiceStub(channel).Pipe()
         await call.write(opened(1, b"x"))
+        await call.read()
         await replica.pipe.drain()
         while await call.read() is not grpc.aio.EOF:
             pass
@@ -178,18 +179,18 @@ async def closed(reader: asyncio.StreamReader) -> None:
 FRAME = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"  # SETTINGS, empty
 NONSENSE = {
     "no HTTP/2": b"GET / HTTP/1.1\r\n\r\n",
-    "a frame that is too large": wire._PREFACE + b"\xff\xff\xff\x00\x00\x00\x00\x00\x01",
-    "headers that are none": wire._PREFACE
+    "a frame that is too large": calls._PREFACE + b"\xff\xff\xff\x00\x00\x00\x00\x00\x01",
+    "headers that are none": calls._PREFACE
     + FRAME
     + b"\x00\x00\x02\x01\x04\x00\x00\x00\x01\xff\xff",
-    "headers without end": wire._PREFACE
+    "headers without end": calls._PREFACE
     + FRAME
     + b"\x00\x00\x01\x01\x00\x00\x00\x00\x01\x82"
     + FRAME,
-    "a window beyond all": wire._PREFACE
+    "a window beyond all": calls._PREFACE
     + FRAME
     + b"\x00\x00\x04\x08\x00\x00\x00\x00\x00\x7f\xff\xff\xff",
-    "padding beyond the frame": wire._PREFACE + b"\x00\x00\x02\x01\x0c\x00\x00\x00\x01\x09\x82",
+    "padding beyond the frame": calls._PREFACE + b"\x00\x00\x02\x01\x0c\x00\x00\x00\x01\x09\x82",
 }
 
 

@@ -13,8 +13,9 @@ from vlinders.api.v1.pipe_pb2 import PipeCancel, PipeFrame, PipeFrames, PipeOpen
 from vlinders_kit import logs
 from vlinders_kit.callers import Identity
 from vlinders_kit.errors import Failure, Unavailable, failure_of
+from vlinders_kit.pipe.calls import Dialled
 from vlinders_kit.pipe.queue import FrameQueue
-from vlinders_kit.pipe.wire import Dialled, Talker, WireBroken
+from vlinders_kit.pipe.wire import Talker, WireBroken
 from vlinders_kit.tls import Tls
 
 WINDOW = 96 * 1024

@@ -26,8 +26,9 @@ from vlinders_kit.errors import (
     Unavailable,
     status_of,
 )
+from vlinders_kit.pipe.calls import Answer, Answered, Metadata
 from vlinders_kit.pipe.queue import FrameQueue
-from vlinders_kit.pipe.wire import Answer, Answered, Metadata, Talker
+from vlinders_kit.pipe.wire import Talker
 from vlinders_kit.pressure import Pressure
 from vlinders_kit.rpc import Guard, known
 from vlinders_kit.tls import Tls

@@ -7,16 +7,14 @@ either end, which the tests hold it to.
 """
 
 import asyncio
-import base64
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Protocol, cast
 
 import hpack
 from google.protobuf.message import DecodeError
 
 from vlinders_kit import logs
-from vlinders_kit.errors import AppError
 
 log = logs.get(__name__)
 
@@ -32,13 +30,12 @@ TICK_SECONDS = 5.0
 
 _LARGEST_FRAME = 16 * 1024  # what either side must take (RFC 9113 4.2), and larger ones gain little
 _LARGEST_HEADERS = 64 * 1024
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-_DATA, _HEADERS, _PRIORITY, _RST_STREAM, _SETTINGS = 0, 1, 2, 3, 4
-_PUSH_PROMISE, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 5, 6, 7, 8, 9
-_END_STREAM = _ACK = 0x1
+_DATA, _HEADERS, _PRIORITY, RST_STREAM, _SETTINGS = 0, 1, 2, 3, 4
+_PUSH_PROMISE, _PING, GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 5, 6, 7, 8, 9
+END_STREAM = _ACK = 0x1
 _END_HEADERS, _PADDED, _WITH_PRIORITY = 0x4, 0x8, 0x20
-_NO_ERROR, _REFUSED_STREAM = 0, 7
+NO_ERROR, REFUSED_STREAM = 0, 7
 _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE = 4, 5
 _OUR_SETTINGS = struct.pack(
     ">HIHIHI", 2, 0, 3, 1, _INITIAL_WINDOW_SIZE, WINDOW
@@ -48,11 +45,8 @@ _LARGEST_WINDOW = 2**31 - 1
 
 _HEAD = struct.Struct(">BHBBI")
 _PREFIX = struct.Struct(">BI")
-_NUMBER = struct.Struct(">I")
+NUMBER = struct.Struct(">I")
 _SETTING = struct.Struct(">HI")
-
-Metadata = Sequence[tuple[str, str | bytes]]
-"""Values of names that end in `-bin` are bytes."""
 
 
 class WireBroken(Exception):
@@ -150,7 +144,7 @@ class Wire(asyncio.Protocol):
         if kind == _DATA:
             self._take(flags, stream, payload)
         elif kind == _WINDOW_UPDATE:
-            self._grow(stream, _NUMBER.unpack(payload)[0] & _LARGEST_WINDOW)
+            self._grow(stream, NUMBER.unpack(payload)[0] & _LARGEST_WINDOW)
         elif kind == _PING:
             if not flags & _ACK:
                 self._write(_PING, _ACK, 0, payload)
@@ -165,8 +159,8 @@ class Wire(asyncio.Protocol):
             if stream != self._headers_of:
                 raise WireBroken("headers go on in another stream")
             self._gather(flags, payload)
-        elif kind == _RST_STREAM and stream == self._stream:
-            raise WireBroken(f"the call was reset, code {_NUMBER.unpack(payload)[0]}")
+        elif kind == RST_STREAM and stream == self._stream:
+            raise WireBroken(f"the call was reset, code {NUMBER.unpack(payload)[0]}")
         elif kind == _PUSH_PROMISE:
             raise WireBroken("a push was promised")
         # GOAWAY: no more streams, and there is only this one. PRIORITY, and what is not known: no
@@ -175,7 +169,7 @@ class Wire(asyncio.Protocol):
     def _take(self, flags: int, stream: int, payload: bytes) -> None:
         self._taken += len(payload)
         if self._taken >= WINDOW // 2:
-            grown = _NUMBER.pack(self._taken)
+            grown = NUMBER.pack(self._taken)
             self._write(_WINDOW_UPDATE, 0, 0, grown)
             self._write(_WINDOW_UPDATE, 0, self._stream, grown)
             self._taken = 0
@@ -196,7 +190,7 @@ class Wire(asyncio.Protocol):
                 self.talker.message(body)
             except DecodeError:
                 raise WireBroken("a message is not what the call says") from None
-        if flags & _END_STREAM:
+        if flags & END_STREAM:
             self._ended("the other side has ended the call")
 
     def _gather(self, flags: int, piece: bytes) -> None:
@@ -209,7 +203,7 @@ class Wire(asyncio.Protocol):
         fields = _texts(self._decoder.decode(bytes(self._headers), raw=True))
         self._headers.clear()
         self._headers_of = 0
-        self._told(stream, fields, ended=bool(first & _END_STREAM))
+        self._told(stream, fields, ended=bool(first & END_STREAM))
 
     def _told(self, stream: int, fields: dict[str, str], *, ended: bool) -> None:
         """The headers of a stream have come."""
@@ -269,7 +263,7 @@ class Wire(asyncio.Protocol):
 
     def _greet(self) -> None:
         self._write(_SETTINGS, 0, 0, _OUR_SETTINGS)
-        self._write(_WINDOW_UPDATE, 0, 0, _NUMBER.pack(WINDOW - _DEFAULT_WINDOW))
+        self._write(_WINDOW_UPDATE, 0, 0, NUMBER.pack(WINDOW - _DEFAULT_WINDOW))
 
     def _look(self) -> None:
         self._quiet += 1
@@ -285,133 +279,6 @@ class Wire(asyncio.Protocol):
         raise NotImplementedError
 
 
-class Dialled(Wire):
-    """The asking end. `accepted` is done when the other side has taken the call."""
-
-    def __init__(self, path: str, authority: str, metadata: Metadata, talker: Talker) -> None:
-        super().__init__()
-        self.talker = talker
-        self.accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._path = path
-        self._authority = authority
-        self._metadata = metadata
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        scheme = "https" if transport.get_extra_info("ssl_object") is not None else "http"
-        self._stream = 1
-        self._transport.write(_PREFACE)
-        self._greet()
-        self._write_headers(
-            [
-                (":method", "POST"),
-                (":scheme", scheme),
-                (":path", self._path),
-                (":authority", self._authority),
-                ("te", "trailers"),
-                ("content-type", "application/grpc"),
-                ("user-agent", "vlinders-pipe"),
-                *_spelt(self._metadata),
-            ]
-        )
-
-    def _told(self, stream: int, fields: dict[str, str], *, ended: bool) -> None:
-        status = fields.get("grpc-status", "0")
-        if fields.get(":status", "200") != "200" or status != "0":
-            self._ended(f"refused: status {fields.get(':status')}, code {status}")
-        elif ended:
-            self._ended("the other side has ended the call")
-        elif not self.accepted.done():
-            self.accepted.set_result(None)
-
-    def _over(self, why: str) -> None:
-        if not self.accepted.done():
-            self.accepted.set_exception(WireBroken(why))
-        self.talker.lost(why)
-
-
-Answer = Callable[[str, Metadata, "Answered"], Talker]
-"""Takes a call: its path, its metadata, the wire → who talks. Raises an AppError to refuse it."""
-
-
-class Answered(Wire):
-    """The serving end of one call."""
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__()
-        self._answer: Answer | None = answer
-        self._preface = True
-
-    def finish(self) -> None:
-        """Ends the call in order, after all that has been sent."""
-        if self._stream and not self._ending:
-            self._ending = True
-            self._write_headers([("grpc-status", "0")], _END_STREAM)
-        self._write(_GOAWAY, 0, 0, struct.pack(">II", self._stream, _NO_ERROR))
-        self._transport.close()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._greet()
-
-    def _read(self, data: bytes) -> None:
-        if self._preface:
-            self._received += data
-            if not (self._received.startswith(_PREFACE) or _PREFACE.startswith(self._received)):
-                raise WireBroken("it is no HTTP/2")
-            if len(self._received) < len(_PREFACE):
-                return
-            self._preface = False
-            data = bytes(self._received[len(_PREFACE) :])
-            self._received.clear()
-        super()._read(data)
-
-    def _told(self, stream: int, fields: dict[str, str], *, ended: bool) -> None:
-        answer, self._answer = self._answer, None
-        if stream == self._stream:
-            self._ended("the other side has ended the call")
-        elif answer is None:
-            self._write(_RST_STREAM, 0, stream, _NUMBER.pack(_REFUSED_STREAM))
-        else:
-            self._stream = stream
-            self._stream_window = self._first_window
-            path = fields.get(":path", "")
-            try:
-                self.talker = answer(path, _read_metadata(fields), self)
-            except AppError as error:
-                self._refuse(error)
-            else:
-                self._write_headers([(":status", "200"), ("content-type", "application/grpc")])
-                if ended:
-                    self._ended("the other side has ended the call")
-
-    def _refuse(self, error: AppError) -> None:
-        self._ending = True
-        code = error.status.value[0]
-        log.warning("pipe_refused", reason=error.reason)
-        self._write_headers(
-            [
-                (":status", "200"),
-                ("content-type", "application/grpc"),
-                ("grpc-status", str(code)),
-                ("grpc-message", error.reason),
-            ],
-            _END_STREAM,
-        )
-        self._transport.close()
-
-    def _look(self) -> None:
-        if self._answer is not None:
-            self._why = "no call has come"
-            self._transport.abort()
-        else:
-            super()._look()
-
-    def _over(self, why: str) -> None:
-        if self._answer is None and hasattr(self, "talker"):
-            self.talker.lost(why)
-
-
 def _unpadded(flags: int, payload: bytes) -> bytes:
     if not flags & _PADDED:
         return payload
@@ -422,23 +289,3 @@ def _unpadded(flags: int, payload: bytes) -> bytes:
 
 def _texts(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in fields}
-
-
-def _spelt(metadata: Metadata) -> list[tuple[str, str]]:
-    return [
-        (name, base64.b64encode(value).decode() if isinstance(value, bytes) else value)
-        for name, value in metadata
-    ]
-
-
-def _read_metadata(fields: dict[str, str]) -> Metadata:
-    read: list[tuple[str, str | bytes]] = []
-    for name, value in fields.items():
-        if name.endswith("-bin"):
-            try:
-                read.append((name, base64.b64decode(value + "=" * (-len(value) % 4))))
-            except ValueError:
-                raise WireBroken(f"{name} is not in base64") from None
-        else:
-            read.append((name, value))
-    return read
