@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import socket
 import time
 from contextlib import ExitStack
 from functools import partial
@@ -27,6 +28,8 @@ TABLE_SECONDS = 5
 """How long its last table does."""
 MOST_SECONDS = 40
 """How long most of the workers are silent, past the alarm: more than two leases."""
+CROWD = 600
+"""Connections to a worker at once."""
 SLACK = 2.5
 """Seconds between a table's sending and its end, and what a loaded machine takes."""
 
@@ -128,6 +131,17 @@ async def test_when_most_workers_are_silent_at_once_none_is_given_up_and_somebod
     condition = f"{len(fleet) - 1} of {len(fleet)} stopped for {MOST_SECONDS} s more"
     figure("workers given up while most are silent", len(gone), must="0", condition=condition)
     assert gone == []
+
+
+async def test_a_worker_that_is_behind_lets_callers_wait_for_it(chaos: Chaos) -> None:
+    loop = asyncio.get_running_loop()
+    address, _, port = chaos.stack.access["parts"]["worker"][0]["http"].partition(":")
+    with ExitStack() as peers, frozen(*chaos.pids("worker")):
+        for _ in range(CROWD):
+            peer = peers.enter_context(socket.socket())
+            peer.setblocking(False)
+            async with asyncio.timeout(10):
+                await loop.sock_connect(peer, (address, int(port)))
 
 
 async def _alarmed(chaos: Chaos) -> bool:

@@ -34,6 +34,10 @@ from vlinders_worker.tickets import Gate
 GPUS_SECONDS = 300.0
 """How often the GPUs are looked at anew, and the whole inventory told again."""
 
+MOST_WAITING = 4096
+"""Connections that wait for a process that is behind. Who is not let in to wait tries again after
+a second and then two, and has given up by then."""
+
 LAST_WORDS_SECONDS = 2.0
 """For the ends of answers that are cut, and for Goodbye."""
 
@@ -124,7 +128,7 @@ class Agent:
     async def _listen(self, runner: web.AppRunner) -> None:
         host, port = self._settings.host, self._settings.port
         try:
-            await web.TCPSite(runner, host, port).start()
+            await web.TCPSite(runner, host, port, backlog=MOST_WAITING).start()
         except OSError as error:
             sys.exit(f"cannot listen on {host}:{port}: {error.strerror or error}")
 
