@@ -244,6 +244,27 @@ async def test_without_auth_the_known_go_on_and_the_unknown_are_told_to_wait(
         await identities.resolve(shown(known))
 
 
+async def test_a_connection_to_auth_that_breaks_is_no_refusal(
+    identities: Identities, script: Script
+) -> None:
+    class Broke(Unavailable):
+        """The connection broke."""
+
+    key = script.key()
+    known = script.credentials.pop(api_keys.digest(key))
+    script.credentials[api_keys.digest(key)] = Broke()
+
+    async def mend() -> None:
+        while not script.requests("Introspect"):
+            await asyncio.sleep(0.001)
+        script.credentials[api_keys.digest(key)] = known
+
+    mending = asyncio.create_task(mend())
+    assert await identities.resolve(f"Bearer {key}".encode())
+    await mending
+    assert len(script.requests("Introspect")) == 2
+
+
 async def test_a_disabled_account_is_told_so(identities: Identities, script: Script) -> None:
     class Disabled(PermissionDenied):
         """The account is deactivated."""

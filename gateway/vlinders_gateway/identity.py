@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import random
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
@@ -35,6 +36,9 @@ _REFUSED_LIFETIME = 10.0
 _MOST_KNOWN = 100_000
 _MOST_REFUSED = 10_000
 _ASK_SECONDS = 1.0
+_AGAIN_SECONDS = (0.02, 0.1)
+"""Bounds of the pause before auth is asked once more that could not be reached."""
+
 _TRIES = 3
 _REPORT_SECONDS = 3.0
 _REPORT_MOST = 10_000
@@ -245,10 +249,16 @@ class Identities:
             until = min(until, asked_at + answer.cache_for.ToTimedelta().total_seconds())
         return answer, until
 
-    async def _introspect(self, request: IntrospectRequest) -> IntrospectResponse:
+    async def _introspect(
+        self, request: IntrospectRequest, *, again: bool = True
+    ) -> IntrospectResponse:
         try:
             answer: IntrospectResponse = await self._stub.Introspect(request, timeout=_ASK_SECONDS)
         except grpc.aio.AioRpcError as error:
+            if again and error.code() is grpc.StatusCode.UNAVAILABLE:
+                # A connection that broke just then; another replica may have one that holds.
+                await asyncio.sleep(random.uniform(*_AGAIN_SECONDS))
+                return await self._introspect(request, again=False)
             reason = failure_of(error).reason
             if reason == "CREDENTIAL_NOT_FOUND":
                 raise InvalidCredential from None

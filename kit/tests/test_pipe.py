@@ -80,7 +80,6 @@ async def connected(*replicas: Replica) -> AsyncIterator[PipePool]:
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        await asyncio.sleep(0)  # the sockets close
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -74,7 +74,6 @@ async def pool_to(address: str, dial: Dial) -> AsyncIterator[PipePool]:
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        await asyncio.sleep(0)
 
 
 def opened(number: int, body: bytes) -> PipeFrames:

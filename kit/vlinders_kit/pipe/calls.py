@@ -21,6 +21,9 @@ from vlinders_kit.pipe.wire import (
 
 log = logs.get(__name__)
 
+FAREWELL_SECONDS = 2.0
+"""How long whoever dialled has to close a connection whose call is over."""
+
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -90,7 +93,9 @@ class Answered(Wire):
             self._ending = True
             self._write_headers([("grpc-status", "0")], END_STREAM)
         self._write(GOAWAY, 0, 0, struct.pack(">II", self._stream, NO_ERROR))
-        self._transport.close()
+        # Closed with something unread, the connection would be reset, and what was sent last might
+        # never be read: the other side closes, and only if it does not, we do.
+        asyncio.get_running_loop().call_later(FAREWELL_SECONDS, self._transport.close)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)

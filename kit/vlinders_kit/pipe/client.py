@@ -139,7 +139,7 @@ class Dial:
             try:
                 await wire.accepted
             except BaseException:
-                wire.close()
+                await wire.closed()
                 raise
         return wire
 
@@ -227,8 +227,8 @@ class PipeClient:
         try:
             return await self._over
         finally:
-            wire.close()
             self.lost("")
+            await wire.closed()
 
     def _tell(self, exchange: PipeExchange, tell: Callable[..., None], *what: Any) -> None:
         """A fault of one receiver is its own exchange's end, not that of all on the pipe."""

@@ -26,7 +26,7 @@ from vlinders_kit.errors import (
     Unavailable,
     status_of,
 )
-from vlinders_kit.pipe.calls import Answer, Answered, Metadata
+from vlinders_kit.pipe.calls import FAREWELL_SECONDS, Answer, Answered, Metadata
 from vlinders_kit.pipe.queue import FrameQueue
 from vlinders_kit.pipe.wire import Talker
 from vlinders_kit.pressure import Pressure
@@ -196,8 +196,11 @@ class PipeServer:
             exchange.cancel(ReplicaStops())
         if self._running:
             await asyncio.wait(self._running, timeout=SETTLE_SECONDS)
+        ending = [conversation.ended for conversation in self.conversations]
         for conversation in list(self.conversations):
             conversation.finish()
+        if ending:
+            await asyncio.wait(ending, timeout=FAREWELL_SECONDS)
 
     def open(self, frame: PipeFrame, exchanges: dict[int, Exchange], out: FrameQueue) -> None:
         """Begins to serve an exchange of a conversation."""
@@ -246,6 +249,8 @@ class Conversation:
         self._server = server
         self._wire = wire
         self._exchanges: dict[int, Exchange] = {}
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the connection is over."""
 
     def message(self, body: bytes) -> None:
         for frame in PipeFrames.FromString(body).frames:
@@ -262,6 +267,7 @@ class Conversation:
     def lost(self, why: str) -> None:
         self._server.conversations.discard(self)
         self.out.close()
+        _set(self.ended)
         for exchange in list(self._exchanges.values()):
             exchange.cancel()
 

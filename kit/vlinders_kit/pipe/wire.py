@@ -25,6 +25,9 @@ WINDOW = 16 * 1024 * 1024
 """Bytes that the other side may have under way: what is read is taken at once, so it never waits
 for us. How much may wait for a slow reader is the windows' of the exchanges."""
 
+CLOSE_SECONDS = 1.0
+"""How long the other side has to agree that an encrypted connection is over."""
+
 TICK_SECONDS = 5.0
 """After two of them without a word from the other side it is asked; after three it is gone."""
 
@@ -84,6 +87,7 @@ class Wire(asyncio.Protocol):
         self._ending = False
         self._why = "the connection is closed"
         self._tick: asyncio.TimerHandle | None = None
+        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def send(self, body: bytes) -> None:
         """Sends a message; it waits here as long as the other side has no room for it."""
@@ -98,8 +102,15 @@ class Wire(asyncio.Protocol):
             self._pump()
 
     def close(self) -> None:
-        """Ends the connection at once; what has been sent still arrives."""
+        """Ends the connection; what has been sent still arrives."""
         self._transport.close()
+
+    async def closed(self) -> None:
+        """Closes, and returns when the connection is over: soon, whatever the other side does."""
+        self.close()
+        await asyncio.wait([self._closed], timeout=CLOSE_SECONDS)
+        self._transport.abort()
+        await self._closed
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -108,6 +119,8 @@ class Wire(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if self._tick is not None:
             self._tick.cancel()
+        if not self._closed.done():
+            self._closed.set_result(None)
         self._over(f"{self._why} ({error})" if error is not None else self._why)
 
     def data_received(self, data: bytes) -> None:
