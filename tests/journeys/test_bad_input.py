@@ -248,7 +248,11 @@ async def test_a_key_that_nobody_has_is_asked_for_and_refused(platform: Platform
     answer = await platform.http.post(CHAT, json=chat("plain"), headers=bearer(api_keys.new()))
 
     told(answer, 401, "unauthorized")
-    assert await introspections(platform) == before + 1
+
+    async def counted() -> bool:  # after its answer has left
+        return await introspections(platform) == before + 1
+
+    await eventually(counted)
 
 
 async def test_who_has_nothing_left_is_told_so(platform: Platform) -> None:
