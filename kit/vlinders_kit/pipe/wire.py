@@ -34,15 +34,15 @@ TICK_SECONDS = 5.0
 _LARGEST_FRAME = 16 * 1024  # what either side must take (RFC 9113 4.2), and larger ones gain little
 _LARGEST_HEADERS = 64 * 1024
 
-_DATA, _HEADERS, _PRIORITY, RST_STREAM, _SETTINGS = 0, 1, 2, 3, 4
+_DATA, _HEADERS, RST_STREAM, _SETTINGS = 0, 1, 3, 4
 _PUSH_PROMISE, _PING, GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 5, 6, 7, 8, 9
 END_STREAM = _ACK = 0x1
 _END_HEADERS, _PADDED, _WITH_PRIORITY = 0x4, 0x8, 0x20
 NO_ERROR, REFUSED_STREAM = 0, 7
-_INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE = 4, 5
+_HEADER_TABLE_SIZE, _ENABLE_PUSH, _MAX_CONCURRENT_STREAMS, _INITIAL_WINDOW_SIZE = 1, 2, 3, 4
 _OUR_SETTINGS = struct.pack(
-    ">HIHIHI", 2, 0, 3, 1, _INITIAL_WINDOW_SIZE, WINDOW
-)  # no push, one stream at a time
+    ">HIHIHI", _ENABLE_PUSH, 0, _MAX_CONCURRENT_STREAMS, 1, _INITIAL_WINDOW_SIZE, WINDOW
+)
 _DEFAULT_WINDOW = 65_535
 _LARGEST_WINDOW = 2**31 - 1
 
@@ -232,7 +232,7 @@ class Wire(asyncio.Protocol):
             if name == _INITIAL_WINDOW_SIZE:
                 self._stream_window += value - self._first_window
                 self._first_window = value
-            elif name == 1:
+            elif name == _HEADER_TABLE_SIZE:
                 self._encoder.header_table_size = min(value, 4096)
         self._write(_SETTINGS, _ACK, 0)
         self._pump()
