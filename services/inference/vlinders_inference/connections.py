@@ -285,7 +285,7 @@ class _Connection(asyncio.Protocol):
         if self._transport.is_closing():
             self._lose(Disconnected("closed"))
         else:
-            self._transport.writelines((head, body))
+            self._transport.write(head + body)  # one buffer: several take a dearer way
         return response
 
     def pause(self) -> None:
