@@ -98,7 +98,7 @@ async def test_nobody_with_the_model_is_told_at_once_and_when_to_ask_again(
 
     failure = failure_of((await replica.pick("gen_1", model="huge")).status)
 
-    assert (failure.reason, failure.facts) == ("NO_WORKER", {"model": "huge"})
+    assert (failure.reason, failure.facts["model"]) == ("NO_WORKER", "huge")
     assert failure.status is grpc.StatusCode.UNAVAILABLE
     assert failure.retry_after is not None
 

@@ -67,6 +67,19 @@ class TestChoice:
         desk.finish("gen_0")
         desk.pick("gen_5")
 
+    def test_of_a_full_model_tells_when_it_is_worth_to_ask_again(self, desk: Desk) -> None:
+        desk.join("worker_1")
+        slot, *_ = [desk.pick(f"gen_{n}") for n in range(5)]
+        slot.latency = 10.0  # one of the five ends every two seconds
+
+        waits = []
+        for n in range(3):
+            with pytest.raises(NoWorker) as refused:
+                desk.pick(f"gen_more_{n}")
+            waits.append(refused.value.retry_after.total_seconds())
+
+        assert waits == [2, 4, 6]
+
     @pytest.mark.parametrize("state", [State.REGISTERING, State.DRAINING, State.OFFLINE])
     def test_is_never_a_worker_that_comes_or_goes(self, desk: Desk, state: State) -> None:
         desk.join("worker_1", state=state)

@@ -8,6 +8,7 @@ import heapq
 from collections.abc import Callable, Container, Iterator, Sequence
 
 from vlinders_gpu_scheduler.slots import Slot
+from vlinders_gpu_scheduler.turns import Turns
 
 AT_RANDOM = 2
 """Slots that are looked at beside the least loaded: among equals they let the faster one be found
@@ -34,6 +35,7 @@ class Candidates:
         self._slots: list[Slot] = []
         self._heap: list[tuple[float, int, Slot]] = []
         self._entries = 0
+        self._turns = Turns()
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -76,6 +78,10 @@ class Candidates:
             if not slot.full and slot.worker.id not in excluded and cost(slot) < cost(best):
                 best = slot
         return best
+
+    def wait(self, now: float) -> float | None:
+        """Seconds after which whoever finds all of them full should come again, where known."""
+        return self._turns.next(self._slots, now)
 
     def sample(self, most: int) -> Sequence[Slot]:
         """At most so many slots that have room, from a random one on."""

@@ -1,5 +1,7 @@
 """What can go wrong in the scheduler, as callers see it."""
 
+from datetime import timedelta
+
 from vlinders_kit.errors import (
     Aborted,
     FailedPrecondition,
@@ -53,3 +55,8 @@ class NoWorker(Unavailable):
     """No worker can take a request for {model} at the moment."""
 
     model: str
+    wait_seconds: int = 2
+
+    @property
+    def retry_after(self) -> timedelta:  # type: ignore[override]
+        return timedelta(seconds=self.wait_seconds)

@@ -7,6 +7,7 @@ Now by outstanding load alone. What comes later has its place: prefix affinity a
 from collections import deque
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Protocol
 
 from vlinders_gpu_scheduler.candidates import Candidates, Random
@@ -69,7 +70,7 @@ class Picks:
         A request that was picked before is not outstanding there any more: it has come back.
         """
         self._release(request_id)
-        slot = self._choose(model, excluded)
+        slot = self._choose(model, excluded, now)
         self._picks[request_id] = Pick(slot, asker, now)
         slot.unseen.add(request_id)
         _touch(slot)
@@ -154,8 +155,9 @@ class Picks:
         slot.unseen.difference_update(finished)
         slot.running = running
 
-    def _choose(self, model: str, excluded: Container[str]) -> Slot:
+    def _choose(self, model: str, excluded: Container[str], now: float) -> Slot:
         """An online worker's slot; a suspect's where no other has the model, full or not."""
+        wait: float | None = None
         for table in (self._online, self._suspect):
             candidates = table.get(model)
             if candidates is None:
@@ -164,8 +166,11 @@ class Picks:
             if slot is not None:
                 return slot
             if any(other.worker.id not in excluded for other in candidates):
+                wait = candidates.wait(now)
                 break
-        raise NoWorker(model=model)
+        if wait is None:
+            raise NoWorker(model=model)
+        raise NoWorker(model=model, wait_seconds=ceil(wait))
 
     def _release(self, request_id: str) -> None:
         pick = self._picks.pop(request_id, None)

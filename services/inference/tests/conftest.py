@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
 
 from vlinders.api.v1.caller_pb2 import Caller
 from vlinders.api.v1.pipe_pb2 import PipeOpen
@@ -224,6 +225,8 @@ class Scheduler(PickServiceServicer):
         self.targets: list[picks.Target] = []
         self.asked: list[picks.PickRequest] = []
         self.finished: list[str] = []
+        self.wait = Duration(seconds=2)
+        """When whoever finds nobody is told to come again."""
 
     async def Pick(
         self, request_iterator: AsyncIterator[picks.PickRequests], context: Any
@@ -241,6 +244,7 @@ class Scheduler(PickServiceServicer):
                 return picks.PickAnswer(request_id=ask.request_id, target=target)
         answer = picks.PickAnswer(request_id=ask.request_id)
         answer.status.code = NoCapacity.status.value[0]
+        answer.status.details.add().Pack(RetryInfo(retry_delay=self.wait))
         return answer
 
 

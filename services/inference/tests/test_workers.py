@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -56,14 +57,50 @@ async def test_a_worker_that_fails_before_the_first_byte_is_replaced_by_another(
 
 
 async def test_nobody_to_ask_is_no_capacity_and_costs_nothing(stage: Any) -> None:
+    stage.bank.balance = 10_000  # some three requests
     stage.scheduler.targets.clear()
+
+    for _ in range(10):
+        answer = await stage.ask(CHAT)
+
+        assert answer.failure.reason == "NO_CAPACITY"
+        assert answer.failure.retry_after is not None
+
+
+async def test_when_to_come_again_is_what_the_scheduler_says(stage: Any) -> None:
+    stage.scheduler.targets.clear()
+    stage.scheduler.wait.seconds = 7
 
     answer = await stage.ask(CHAT)
 
+    assert answer.failure.retry_after == timedelta(seconds=7)
+
+
+@pytest.mark.parametrize("status", [409, 503])
+async def test_a_worker_that_declines_where_nobody_else_is_left_is_no_capacity(
+    stage: Any, status: int
+) -> None:
+    """It has begun nothing: whoever asks later is served, so it is no failure of an engine."""
+    stage.worker.script.append(stage.tells({}, status=status))
+
+    answer = await stage.ask(CHAT | {"stream": True})
+
     assert answer.failure.reason == "NO_CAPACITY"
     assert answer.failure.retry_after is not None
+    assert [len(ask.excluded_worker_ids) for ask in stage.scheduler.asked] == [0, 1]
+
+
+async def test_what_nobody_began_is_not_written_down(stage: Any) -> None:
+    """Else those that are refused would cost the database as much as those that are served."""
+    targets = list(stage.scheduler.targets)
+    stage.scheduler.targets.clear()
+    await stage.ask(CHAT)
+    stage.scheduler.targets.extend(targets)
+
+    await stage.ask(CHAT)
+
     record = await stage.record()
-    assert (record.charged_nanos, record.outcome) == (0, record.OUTCOME_FAILED)
+    assert record.outcome == record.OUTCOME_COMPLETED
 
 
 async def test_who_leaves_a_stream_pays_what_the_engine_counted(stage: Any) -> None:

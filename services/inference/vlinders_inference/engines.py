@@ -24,6 +24,9 @@ REFUSALS = (400, 413, 422)
 STOP_SECONDS = 0.5
 """How long an engine that sees nobody wait may go on, before it is cut off."""
 
+_DECLINED = (409, 503)
+"""Statuses of an own worker that has begun nothing: the ticket is too old, or it has no room."""
+
 _RESTS = {401: 60.0, 403: 60.0, 429: 5.0}
 """Seconds for which a way is left alone at once: its key is not good, or used too much."""
 
@@ -51,12 +54,21 @@ _KNOWN_CODES = frozenset(
 class AttemptFailed(Exception):
     """The engine did not begin an answer; another may."""
 
-    def __init__(self, cause: str, *, everywhere: bool = False, rest: float | None = None) -> None:
+    def __init__(
+        self,
+        cause: str,
+        *,
+        everywhere: bool = False,
+        rest: float | None = None,
+        declined: bool = False,
+    ) -> None:
         super().__init__(cause)
         self.cause = cause
         self.everywhere = everywhere
         """Whether the provider failed as a whole, not just this key."""
         self.rest = rest
+        self.declined = declined
+        """Whether an own worker takes nothing now, or had the request too late to begin it."""
 
 
 class Refused(Exception):
@@ -121,7 +133,7 @@ async def post(attempt: Attempt, body: bytes, wait: Wait, timeouts: Timeouts) ->
         if response.status != 200:
             try:
                 with wait.at_most(timeouts.connect):
-                    await _reject(response)
+                    await _reject(response, own=bool(attempt.worker_id))
             finally:
                 response.close()
     except TookTooLong:
@@ -152,9 +164,11 @@ async def read(response: Response, wait: Wait, idle: float) -> bytes:
         raise AttemptFailed("connection lost") from None
 
 
-async def _reject(response: Response) -> None:
-    """Says why a response is no answer."""
+async def _reject(response: Response, *, own: bool) -> None:
+    """Says why a response is no answer; `own`: of a worker, which has words of its own."""
     status = response.status
+    if own and status in _DECLINED:
+        raise AttemptFailed(f"status {status}", declined=True)
     if status in REFUSALS:
         body = b""
         while not response.ended and len(body) < _LARGEST_REFUSAL:

@@ -32,11 +32,14 @@ class UsageNotKept(kit.Unavailable):
 
 
 class NoCapacity(kit.Unavailable):
-    """Nobody can run the model {model} at the moment."""
-
-    retry_after = timedelta(seconds=2)
+    """Nobody can run the model {model} at the moment. Try again in {wait_seconds} s."""
 
     model: str
+    wait_seconds: int = 2
+
+    @property
+    def retry_after(self) -> timedelta:  # type: ignore[override]
+        return timedelta(seconds=self.wait_seconds)
 
 
 class UpstreamFailed(kit.Unavailable):

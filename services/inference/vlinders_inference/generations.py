@@ -17,6 +17,7 @@ from vlinders_inference.engines import Attempt, AttemptFailed, Timeouts, post, r
 from vlinders_inference.errors import (
     ClientStalled,
     CreditUnavailable,
+    NoCapacity,
     UnknownOperation,
     UpstreamFailed,
     UsageNotKept,
@@ -89,7 +90,8 @@ class Generations:
     ) -> None:
         """Answers one request to `client`. Raises what the RPC of the operation fails with.
 
-        When it returns or raises, the request has its one record, if it was admitted.
+        When it returns or raises, the request has its one record, if it was admitted. One for
+        which there is no capacity was not: to refuse it must cost little.
         """
         job = await self._admitted(operation, caller, request_id, body)
         wait = self._watch.begin(client)
@@ -104,7 +106,7 @@ class Generations:
         finally:
             # Whatever happened, a cancellation of this task too: nothing here waits.
             self._watch.end(wait)
-            kept = self._end(job)
+            kept = self._end(job, failure)
         if failure is not None:
             with suppress(UsageNotKept):
                 await kept
@@ -132,10 +134,15 @@ class Generations:
             raise
         return Job(request_id, operation, caller, ask, price, hold, self._clock.now())
 
-    def _end(self, job: Job) -> "asyncio.Future[None]":
+    def _end(self, job: Job, failure: AppError | None) -> "asyncio.Future[None]":
         """Settles the job and has its record written; done once that is kept."""
         self._router.ended(job)
         job.hold.settle(job.charge)
+        if isinstance(failure, NoCapacity):
+            measures.refused(failure.reason)
+            kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            kept.set_result(None)
+            return kept
         record = job.record()
         measures.ended(record)
         spans.ended(job, record)

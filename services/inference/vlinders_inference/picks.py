@@ -5,11 +5,13 @@ scheduler sends every second does for five seconds; then there is nobody to send
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
+from google.rpc.status_pb2 import Status
 
 from vlinders.gpu_scheduler.v1.picks_pb2 import (
     PickAnswer,
@@ -22,6 +24,7 @@ from vlinders.gpu_scheduler.v1.picks_pb2 import (
 from vlinders.gpu_scheduler.v1.picks_pb2_grpc import PickServiceStub
 from vlinders_inference.errors import NoCapacity
 from vlinders_kit import logs
+from vlinders_kit.errors import failure_of
 from vlinders_kit.outages import Outage
 
 PICK_SECONDS = 1.0
@@ -92,7 +95,7 @@ class Picks:
         finally:
             self._waiting.pop(request_id, None)
         if answer.HasField("status"):
-            raise NoCapacity(model=model)
+            raise _full(model, answer.status)
         return answer.target
 
     def finished(self, request_id: str) -> None:
@@ -150,6 +153,14 @@ class Picks:
         for waiter in self._waiting.values():
             if not waiter.done():
                 waiter.set_exception(_StreamLost())
+
+
+def _full(model: str, status: Status) -> NoCapacity:
+    """The scheduler's refusal, with the time that it gives."""
+    waits = failure_of(status).retry_after
+    if waits is None:
+        return NoCapacity(model=model)
+    return NoCapacity(model=model, wait_seconds=math.ceil(waits.total_seconds()))
 
 
 class _StreamLost(Exception):

@@ -57,6 +57,8 @@ class _Order:
     workers_left: int
     offers: Iterator[Attempt]
     excluded: list[str]
+    wait_seconds: int = NoCapacity.wait_seconds
+    """When to come again, if nobody begins an answer."""
 
 
 class Router:
@@ -74,17 +76,20 @@ class Router:
     async def first(self, job: Job, start: Callable[[Attempt], Awaitable[T]]) -> T:
         """What `start` makes of the first engine that begins an answer for it.
 
-        Raises NoCapacity where there is none to ask, UpstreamFailed when those that were asked
-        failed, UpstreamRefused when one refused the request itself, and ClientLeft.
+        Raises NoCapacity where there is none to ask, or own workers had no room after all,
+        UpstreamFailed when those that were asked failed, UpstreamRefused when one refused the
+        request itself, and ClientLeft.
         """
         model = job.ask.model
         workers = WORKERS_TRIED if model.worker_model is not None else 0
         order = _Order(workers, self._providers.attempts(model, job.operation), [])
         self._budget.request()
         failure: UpstreamFailed | None = None
+        again = False
         while (attempt := await self._next(job, order)) is not None:
-            if failure is not None and not self._budget.retry():
+            if again and not self._budget.retry():
                 break
+            again = True
             job.served_by = attempt.served_by
             if job.span is not None:
                 spans.asking(job, attempt)
@@ -105,8 +110,10 @@ class Router:
                     worker_id=attempt.worker_id or None,
                     cause=failed.cause,
                 )
-                failure = UpstreamFailed(model=model.id, cause=failed.cause)
-        raise failure or NoCapacity(model=model.id)
+                failure = None
+                if not failed.declined:
+                    failure = UpstreamFailed(model=model.id, cause=failed.cause)
+        raise failure or NoCapacity(model=model.id, wait_seconds=order.wait_seconds)
 
     def ended(self, job: Job) -> None:
         """The job is over: no engine works for it any more."""
@@ -150,8 +157,9 @@ class Router:
                         output_tokens=ask.max_tokens,
                         excluded=order.excluded,
                     )
-            except NoCapacity:
-                order.workers_left = 0
+            except NoCapacity as full:
+                order.workers_left, order.wait_seconds = 0, full.wait_seconds
+                job.picked = False  # of a request that has no slot the scheduler counts none
             else:
                 order.excluded.append(slot.worker_id)
                 return self._to_worker(job, slot)
