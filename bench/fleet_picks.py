@@ -62,7 +62,7 @@ def table(plan: Plan) -> Table:
 def _in_process(workers: int, *, picks: int) -> Sequence[str]:
     logs.configure("bench", level="ERROR")
     hub = _hub(workers)
-    line, times, ended = PickLine(), list[float](), list[str]()
+    line, times, ended = PickLine(hub), list[float](), list[str]()
     hub.askers.add(line)
     for first in range(0, picks, BATCH):
         ids = [f"gen_{number:022d}" for number in range(first, first + BATCH)]

@@ -216,6 +216,11 @@ class Load:
                 task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=error is not None)
 
+    @property
+    def running(self) -> list[Operation]:
+        """Those that have not ended, as they are now."""
+        return [each for each in self.operations if not each.ended]
+
     async def until(
         self, wanted: Callable[[Operation], bool], *, times: int = 1, seconds: float = 60
     ) -> None:

@@ -19,6 +19,9 @@ SECONDS = scaled(12, 180)
 """How long lines are broken: past the end of every lease."""
 HEALED = 15.0
 """Seconds after which nothing may be left of it."""
+TOLD = 10.0
+"""Seconds after which no client may wait any more for what a worker has begun that is cut off: its
+beats are missed for 5, and it is asked whether it lives for 1.5; the rest is for a busy machine."""
 WORKERS = scaled(("cut off", "hears nothing"), ("cut off", "hears nothing", "not heard"))
 
 
@@ -34,6 +37,7 @@ async def test_of_a_partition_that_has_healed_nothing_is_left(
         async with Load(chaos, user, streams=30, json=6, max_tokens=60, rate=20) as load:
             await eventually(partial(_all_busy, chaos, addresses), 30)
             with ExitStack() as parting:
+                parted, running_then = time.monotonic(), load.running
                 for how, far in fleet.items():
                     parting.enter_context(far.parted(how))
                 await asyncio.sleep(SECONDS)
@@ -52,10 +56,15 @@ async def test_of_a_partition_that_has_healed_nothing_is_left(
 
     condition = f"workers for {SECONDS} s: {', '.join(WORKERS)}"
     failed = [each for each in load.operations if each.outcome != "ok"]
+    told = max(each.ended - parted for each in running_then if each.outcome == "failed")
+    figure(
+        "clients of a worker that is cut off are told", told, "s", must="≤ 7 s", condition=condition
+    )
     figure("workers serve again after a partition", back, "s", must="≤ 15 s", condition=condition)
     figure("slots held after the last request", free, "s", must="≤ 15 s", condition=condition)
     figure("orphan engines", len(orphans), must="0", condition=condition)
     figure("requests that ended with an error", len(failed), condition=f"of {len(load.operations)}")
+    assert told < TOLD
     assert orphans == []
     assert free < HEALED
     assert verdict.findings == []

@@ -36,6 +36,12 @@ class Replica:
     async def pick(self, request_id: str, *excluded: str, model: str = "tiny") -> pb.PickAnswer:
         return (await self.ask(wanted(request_id, *excluded, model=model)))[request_id]
 
+    async def suspects(self) -> set[tuple[str, int]]:
+        """Those that it is told of next."""
+        while not (heard := await self.hear()).HasField("suspects"):
+            pass
+        return {(worker.worker_id, worker.epoch) for worker in heard.suspects.workers}
+
     async def hear(self) -> pb.PickAnswers:
         answers = await self.call.read()
         assert isinstance(answers, pb.PickAnswers), await self.call.code()
@@ -136,6 +142,28 @@ async def test_a_retry_goes_elsewhere_and_three_in_a_row_make_suspect(
 
     assert platform.state("worker_1") == "SUSPECT"
     assert platform.state("worker_2") == "ONLINE"
+
+
+async def test_replicas_are_told_who_is_suspect_and_who_is_no_more(
+    platform: Any, replica: Replica
+) -> None:
+    agent = await platform.worker("worker_1")
+    await platform.worker("worker_2")
+    epoch = agent.welcome.epoch
+    target = (await replica.pick("gen_1", "worker_2")).target
+    assert target.epoch == epoch
+
+    for number in range(2, 4):
+        await replica.pick(f"gen_{number}", "worker_1")
+    await replica.call.write(pb.PickRequests(picks=[wanted("gen_4", "worker_1")]))
+    assert await replica.suspects() == {("worker_1", epoch)}
+    late = Replica(platform.server.channel(a_part("inference")))
+    assert await late.suspects() == {("worker_1", epoch)}
+
+    await agent.beat()
+    assert await replica.suspects() == set()
+    assert await late.suspects() == set()
+    late.call.cancel()
 
 
 async def test_a_workers_report_corrects_the_count(platform: Any, replica: Replica) -> None:

@@ -27,7 +27,7 @@ class Fleet:
         self, clock: Clock, timers: Timers, *, beats_per_second: float, changed: Changed
     ) -> None:
         self.workers: dict[str, Worker] = {}
-        self._suspects: set[Worker] = set()
+        self.suspects: set[Worker] = set()
         self.doubt = Doubt(timers, clock.monotonic())
         self._clock = clock
         self._timers = timers
@@ -49,7 +49,7 @@ class Fleet:
         worker = Worker(hello, epoch, key, life, since, hello.inventory)
         self.workers[worker.id] = worker
         if state is State.SUSPECT:
-            self._suspects.add(worker)
+            self.suspects.add(worker)
         return worker
 
     def resume(self, hello: Hello, line: Line) -> Worker | None:
@@ -150,7 +150,7 @@ class Fleet:
         return stalled
 
     def _weigh(self, now: float) -> None:
-        silent = [w for w in self._suspects if w.line is None or w.life.silent(now)]
+        silent = [w for w in self.suspects if w.line is None or w.life.silent(now)]
         fallen = sum(now - w.life.suspected_at <= w.life.timers.lease for w in silent)
         before = self.doubt.alarmed
         self.doubt.weigh(now, fallen=fallen, silent=len(silent), living=len(self.workers))
@@ -173,9 +173,9 @@ class Fleet:
             return
         worker.since = self._clock.now()
         if move.now is State.SUSPECT:
-            self._suspects.add(worker)
+            self.suspects.add(worker)
         else:
-            self._suspects.discard(worker)
+            self.suspects.discard(worker)
         if move.now is State.OFFLINE:
             del self.workers[worker.id]
             self._hang_up(worker, StaleEpoch(worker_id=worker.id, epoch=worker.epoch))

@@ -138,6 +138,9 @@ class Hub:
 
     def _moved(self, worker: Worker, move: Move) -> None:
         self.registry.moved(worker, move)
+        if State.SUSPECT in (move.was, move.now):
+            for asker in self.askers:
+                asker.suspect()
         if move.now is State.OFFLINE:
             self.picks.remove(worker)
         else:

@@ -28,6 +28,9 @@ and what was begun with it has been reported."""
 class Asker(Protocol):
     """An inference replica's stream, as the owner of its picks."""
 
+    def suspect(self) -> None:
+        """Has it told who is suspect now."""
+
     def close(self, error: Exception | None = None) -> None: ...
 
 

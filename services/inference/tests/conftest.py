@@ -44,6 +44,7 @@ from vlinders_inference.providers import Providers
 from vlinders_inference.routes import Router
 from vlinders_inference.service import PIPE, GenerationService, services
 from vlinders_inference.waits import Watch
+from vlinders_inference.workers import Workers
 from vlinders_kit.callers import Identity
 from vlinders_kit.clock import SystemClock
 from vlinders_kit.db import connect
@@ -133,6 +134,9 @@ class Engine:
         self.headers: list[dict[str, str]] = []
         self.cancelled: asyncio.Queue[str] = asyncio.Queue()
         """Request ids of the cancels that came, as a worker's agent gets them."""
+        self.living, self.asked_to_live = asyncio.Event(), asyncio.Event()
+        """Whether it answers when it is asked whether it lives, and whether it was asked."""
+        self.living.set()
         self.url = ""
         self.runner: web.AppRunner
 
@@ -151,6 +155,11 @@ class Engine:
         behave = self.script.popleft() if self.script else usual
         return await behave(request, body)
 
+    async def live(self, request: web.Request) -> web.StreamResponse:
+        self.asked_to_live.set()
+        await self.living.wait()
+        return web.Response()
+
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         self.cancelled.put_nowait(request.match_info["request_id"])
         return web.json_response({})
@@ -161,6 +170,7 @@ async def engine_running() -> AsyncIterator[Engine]:
     engine = Engine()
     app = web.Application(client_max_size=1 << 25)
     app.router.add_post("/v1/requests/{request_id}/cancel", engine.cancel)
+    app.router.add_get("/healthz", engine.live)
     app.router.add_post("/{path:.*}", engine.answer)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
@@ -227,16 +237,30 @@ class Scheduler(PickServiceServicer):
         self.finished: list[str] = []
         self.wait = Duration(seconds=2)
         """When whoever finds nobody is told to come again."""
+        self._out: asyncio.Queue[picks.PickAnswers] = asyncio.Queue()
 
     async def Pick(
         self, request_iterator: AsyncIterator[picks.PickRequests], context: Any
     ) -> AsyncIterator[picks.PickAnswers]:
-        async for message in request_iterator:
+        reader = asyncio.create_task(self._read(request_iterator))
+        try:
+            while True:
+                yield await self._out.get()
+        finally:
+            reader.cancel()
+
+    def suspect(self, *epochs: int) -> None:
+        """Has inference told that these are suspect, and no others."""
+        rows = [picks.Suspects.Suspect(worker_id="w", epoch=epoch) for epoch in epochs]
+        self._out.put_nowait(picks.PickAnswers(suspects=picks.Suspects(workers=rows)))
+
+    async def _read(self, requests: AsyncIterator[picks.PickRequests]) -> None:
+        async for message in requests:
             self.asked.extend(message.picks)
             self.finished.extend(message.finished_request_ids)
             answers = [self._answer(ask) for ask in message.picks]
             if answers:
-                yield picks.PickAnswers(answers=answers)
+                self._out.put_nowait(picks.PickAnswers(answers=answers))
 
     def _answer(self, ask: picks.PickRequest) -> picks.PickAnswer:
         for target in self.targets:
@@ -390,7 +414,9 @@ async def stage(database_url: str) -> AsyncIterator[Stage]:
         ]
         bank, scheduler = Bank(), Scheduler()
         scheduler.targets.append(
-            picks.Target(worker_id="w1", address=worker.url, slot_id="s", ticket="ticket-1")
+            picks.Target(
+                worker_id="w1", address=worker.url, slot_id="s", ticket="ticket-1", epoch=1
+            )
         )
         peers = await stack.enter_async_context(
             served(
@@ -422,8 +448,9 @@ async def stage(database_url: str) -> AsyncIterator[Stage]:
         )
         timeouts = Timeouts(connect=2, first_byte=1, idle=1)
         credit_book = CreditBook(Billing(channel, "holder"), SystemClock())
-        usage, watch, picker = UsageLog(database_url), Watch(), Picks(channel)
-        router = Router(picker, Providers(models, timeouts), timeouts)
+        usage, watch, workers = UsageLog(database_url), Watch(), Workers(connect_seconds=2)
+        picker = Picks(channel, workers.suspect)
+        router = Router(picker, workers, Providers(models, timeouts))
         generations = Generations(
             catalogue, credit_book, router, usage, watch, timeouts, SystemClock()
         )

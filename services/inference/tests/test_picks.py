@@ -1,7 +1,7 @@
 """Picks: over one stream while it holds, from the scheduler's last table for a while after."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Set
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from vlinders.gpu_scheduler.v1.picks_pb2_grpc import (
 )
 from vlinders_inference import picks as module
 from vlinders_inference.errors import NoCapacity
-from vlinders_inference.picks import Picks
+from vlinders_inference.picks import Picks, nobody
 from vlinders_kit.testing import a_part, served
 
 pytestmark = pytest.mark.anyio
@@ -59,14 +59,16 @@ class Scripted(PickServiceServicer):
 
 
 @asynccontextmanager
-async def picking(scheduler: Scripted) -> AsyncIterator[Picks]:
+async def picking(
+    scheduler: Scripted, suspect: Callable[[Set[int]], None] = nobody
+) -> AsyncIterator[Picks]:
     service = "vlinders.gpu_scheduler.v1.PickService"
     async with scheduler.running as stack:
         serving = served(
             "vlinders.gpu_scheduler", (service, add_PickServiceServicer_to_server, scheduler)
         )
         running = await stack.enter_async_context(serving)
-        picks = Picks(running.channel(a_part("inference")))
+        picks = Picks(running.channel(a_part("inference")), suspect)
         task = asyncio.create_task(picks.run())
         await until(lambda: picks.connected and picks.known)
         yield picks
@@ -127,6 +129,16 @@ async def test_the_table_does_not_do_for_ever_nor_for_who_has_failed() -> None:
 
         with pytest.raises(NoCapacity):
             await pick(picks)
+
+
+async def test_who_is_suspect_is_told_on_and_forgotten_with_the_stream() -> None:
+    told: list[Set[int]] = []
+    first = table(("w", 0, 1))
+    first.suspects.workers.add(worker_id="w", epoch=7)
+    async with picking(Scripted(first), told.append):
+        assert told == [{7}]
+    async with picking(Scripted(table(("w", 0, 1))), told.append):
+        assert told == [{7}, set()]
 
 
 async def test_an_answer_that_comes_too_late_is_given_back(

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from vlinders.gpu_scheduler.v1 import picks_pb2 as picks
+from vlinders_inference import workers
 
 pytestmark = pytest.mark.anyio
 
@@ -21,6 +23,13 @@ def event(body: Any) -> bytes:
 
 def delta(content: str) -> bytes:
     return event({"choices": [{"index": 0, "delta": {"content": content}, "finish_reason": None}]})
+
+
+WHOLE = [
+    delta("one"),
+    event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}),
+    b"data: [DONE]\n\n",
+]
 
 
 def used(prompt: int, completion: int) -> dict[str, int]:
@@ -199,6 +208,96 @@ async def test_a_worker_that_dies_in_a_stream_ends_it_with_an_error(stage: Any) 
     assert "[DONE]" not in answer.events
     record = await stage.record()
     assert (record.outcome, record.output_tokens) == (record.OUTCOME_FAILED, 2)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Suspects are given up sooner than an answer that stands still is."""
+    monkeypatch.setattr(workers, "ANSWER_SECONDS", 0.2)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_suspect_that_does_not_answer_ends_its_streams_with_an_error(stage: Any) -> None:
+    async def stands_still(request: web.Request, body: Any) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(delta("one") + delta("two"))
+        stage.worker.living.clear()
+        stage.scheduler.suspect(1)
+        await asyncio.sleep(60)
+        return response
+
+    stage.worker.script.append(stands_still)
+
+    answer = await stage.ask(CHAT | {"stream": True})
+
+    assert stage.worker.asked_to_live.is_set()
+    assert answer.failure.reason == "UPSTREAM_FAILED"
+    assert answer.failure.facts["cause"] == "connection lost"
+    assert answer.text == "onetwo"
+    record = await stage.record()
+    assert (record.outcome, record.output_tokens) == (record.OUTCOME_FAILED, 2)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_a_suspect_has_not_begun_is_asked_of_another(stage: Any, stream: bool) -> None:
+    async def stands_still(request: web.Request, body: Any) -> web.StreamResponse:
+        stage.worker.living.clear()
+        stage.scheduler.suspect(1)
+        await asyncio.sleep(60)
+        return web.Response()
+
+    stage.scheduler.targets.append(
+        picks.Target(worker_id="w2", address=stage.spare.url, slot_id="s", ticket="t", epoch=2)
+    )
+    stage.worker.script.append(stands_still)
+
+    with capture_logs() as lines:
+        answer = await stage.ask(CHAT | {"stream": stream})
+
+    assert answer.failure is None
+    causes = [line["cause"] for line in lines if line["event"] == "attempt_failed"]
+    assert causes == ["connection failed"]
+    record = await stage.record()
+    assert (record.outcome, record.output_tokens) == (record.OUTCOME_COMPLETED, 3)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_suspect_that_answers_keeps_what_it_has_begun(stage: Any) -> None:
+    async def thinks_hard(request: web.Request, body: Any) -> web.StreamResponse:
+        stage.scheduler.suspect(1)
+        await stage.worker.asked_to_live.wait()
+        await asyncio.sleep(0.1)  # it is heard to live meanwhile
+        return await stage.streams(*WHOLE)(request, body)
+
+    stage.worker.script.append(thinks_hard)
+
+    answer = await stage.ask(CHAT | {"stream": True})
+
+    assert answer.failure is None
+    assert answer.text == "one"
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_suspect_that_says_nothing_but_its_stream_keeps_that(stage: Any) -> None:
+    async def goes_on(request: web.Request, body: Any) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(delta("one"))
+        stage.worker.living.clear()
+        stage.scheduler.suspect(1)
+        await stage.worker.asked_to_live.wait()
+        for _ in range(round(2 * workers.ANSWER_SECONDS / 0.1)):
+            await response.write(delta("one"))
+            await asyncio.sleep(0.1)
+        for event in WHOLE[1:]:
+            await response.write(event)
+        return response
+
+    stage.worker.script.append(goes_on)
+
+    assert (await stage.ask(CHAT | {"stream": True})).failure is None
 
 
 async def test_the_usage_before_an_engines_error_is_what_is_charged(stage: Any) -> None:

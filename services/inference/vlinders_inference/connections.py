@@ -207,6 +207,18 @@ class Target:
             else:
                 return response
 
+    def listen(self) -> None:
+        """From now on it is known on which connections something comes."""
+        for connection in self._open:
+            connection.silent = True
+
+    def break_silent(self) -> int:
+        """Breaks the connections on which nothing has come since `listen`; how many they were."""
+        silent = [connection for connection in self._open if connection.silent]
+        for connection in silent:
+            connection.abort()
+        return len(silent)
+
     def close(self) -> None:
         """Closes every connection, idle or not."""
         if self._reaper is not None:
@@ -268,6 +280,8 @@ class _Connection(asyncio.Protocol):
         self.loop = loop
         self.heard = False
         """Something has come since the request was sent."""
+        self.silent = False
+        """Nothing has come since its target began to listen."""
         self.idle_since = 0.0
         self._target = target
         self._transport: Any = None
@@ -317,6 +331,7 @@ class _Connection(asyncio.Protocol):
             self.abort()  # nobody has asked
             return
         self.heard = True
+        self.silent = False
         if response.status == 0:
             self._head_bytes += len(data)
         try:
@@ -383,13 +398,13 @@ class _Connection(asyncio.Protocol):
             response.came()
 
 
-def head_of(path: str, host: str, headers: Mapping[str, str]) -> bytes:
-    """The beginning of a POST of JSON, up to the number of its Content-Length.
+def head_of(path: str, host: str, headers: Mapping[str, str], *, method: str = "POST") -> bytes:
+    """The beginning of a request with JSON, up to the number of its Content-Length.
 
     Raises ValueError for what could be read as another header or request.
     """
     fields = {"Host": host, "Content-Type": "application/json", **headers}
-    lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
     if not all(line.isascii() and line.isprintable() for line in lines) or " " in path:
         raise ValueError("a header has signs that no header may have")
     return ("\r\n".join(lines) + "\r\nContent-Length: ").encode()

@@ -4,6 +4,8 @@ import os
 import sys
 from functools import partial
 
+from grpc.aio import Channel
+
 from vlinders_inference import catalogue, configuration
 from vlinders_inference.admission import CreditBook
 from vlinders_inference.billing import Billing
@@ -18,6 +20,7 @@ from vlinders_inference.routes import Router
 from vlinders_inference.service import PIPE, GenerationService, services
 from vlinders_inference.settings import InferenceSettings
 from vlinders_inference.waits import Watch
+from vlinders_inference.workers import Workers
 from vlinders_kit.bus import open_bus
 from vlinders_kit.callers import Identity
 from vlinders_kit.clock import SystemClock
@@ -61,7 +64,7 @@ async def main(settings: InferenceSettings) -> None:
             settings.gpu_scheduler, "vlinders.gpu_scheduler", identity, tls, offering=PICKS
         )
         process.closers.append(to_scheduler.close)
-        router = _router(process, Picks(to_scheduler), models, settings)
+        router = _router(process, to_scheduler, models, settings)
         _serve(process, models, credit, router, usage, settings)
 
 
@@ -101,11 +104,12 @@ async def _follow_prices(
 
 
 def _router(
-    process: Process, picks: Picks, models: Catalogue, settings: InferenceSettings
+    process: Process, channel: Channel, models: Catalogue, settings: InferenceSettings
 ) -> Router:
+    workers = Workers(connect_seconds=settings.timeouts.connect)
+    picks = Picks(channel, workers.suspect)
     process.background("picks", picks.run)
-    timeouts = settings.timeouts
-    router = Router(picks, Providers(models.models.values(), timeouts), timeouts)
+    router = Router(picks, workers, Providers(models.models.values(), settings.timeouts))
     process.closers.append(router.close)
     return router
 

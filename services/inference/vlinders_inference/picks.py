@@ -7,7 +7,7 @@ scheduler sends every second does for five seconds; then there is nobody to send
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence, Set
 from typing import Any
 
 import grpc
@@ -38,13 +38,21 @@ MOST_FINISHED = 10_000
 
 log = logs.get(__name__)
 
+Told = Callable[[Set[int]], None]
+
+
+def nobody(epochs: Set[int]) -> None:
+    """For whom it is all the same."""
+
 
 class Picks:
-    """The picks of this replica. `run` keeps the stream open."""
+    """The picks of this replica. `run` keeps the stream open. `suspect` is told which workers the
+    scheduler suspects, all of them by their epochs, whenever that changes."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, suspect: Told = nobody) -> None:
         self._channel = channel
         self._stub: Any = PickServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._suspect = suspect
         self._asked: list[PickRequest] = []
         self._finished: list[str] = []
         self._wake = asyncio.Event()
@@ -121,10 +129,13 @@ class Picks:
     async def _connected(self, away: Outage) -> None:
         await self._channel.channel_ready()
         self.connected = True
-        call = self._stub.Pick(self._messages())
+        call, first = self._stub.Pick(self._messages()), True
         try:
             async for answers in call:
                 away.over()
+                if first or answers.HasField("suspects"):
+                    self._suspect({worker.epoch for worker in answers.suspects.workers})
+                    first = False
                 self._take(answers)
         finally:
             call.cancel()

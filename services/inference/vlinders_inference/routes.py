@@ -9,11 +9,12 @@ from typing import Any, Protocol, TypeVar
 from vlinders.gpu_scheduler.v1.picks_pb2 import Target as Slot
 from vlinders_inference import measures, spans
 from vlinders_inference.breakers import RetryBudget
-from vlinders_inference.connections import Disconnected, Response, Target, head_of
-from vlinders_inference.engines import PATHS, Attempt, AttemptFailed, Refused, Timeouts
+from vlinders_inference.connections import Disconnected, Response, head_of
+from vlinders_inference.engines import PATHS, Attempt, AttemptFailed, Refused
 from vlinders_inference.errors import NoCapacity, UpstreamFailed, UpstreamRefused
 from vlinders_inference.jobs import Job
 from vlinders_inference.providers import Providers
+from vlinders_inference.workers import Workers
 from vlinders_kit import logs, tracing
 
 WORKER = "worker"
@@ -64,12 +65,10 @@ class _Order:
 class Router:
     """Finds engines for jobs: own workers, as the scheduler picks them, then providers."""
 
-    def __init__(self, picker: Picker, providers: Providers, timeouts: Timeouts) -> None:
+    def __init__(self, picker: Picker, workers: Workers, providers: Providers) -> None:
         self._picker = picker
+        self._workers = workers
         self._providers = providers
-        self._timeouts = timeouts
-        self._workers: dict[str, Target] = {}
-        """By address."""
         self._budget = RetryBudget()
         self._errands: set[asyncio.Task[None]] = set()
 
@@ -138,8 +137,7 @@ class Router:
     async def close(self) -> None:
         if self._errands:
             await asyncio.wait(self._errands, timeout=CANCEL_SECONDS)
-        for target in self._workers.values():
-            target.close()
+        self._workers.close()
         self._providers.close()
 
     async def _next(self, job: Job, order: _Order) -> Attempt | None:
@@ -166,11 +164,7 @@ class Router:
         return next(order.offers, None)
 
     def _to_worker(self, job: Job, slot: Slot) -> Attempt:
-        target = self._workers.get(slot.address)
-        if target is None:
-            self._forget_unused()
-            target = Target(slot.address, connect_seconds=self._timeouts.connect)
-            self._workers[slot.address] = target
+        target = self._workers.target(slot)
         headers = {
             "Accept-Encoding": "identity",
             "vlinders-ticket": slot.ticket,
@@ -185,12 +179,6 @@ class Router:
             headers=headers,
             cancel_path=f"/v1/requests/{job.request_id}/cancel",
         )
-
-    def _forget_unused(self) -> None:
-        """Workers come and go, and their addresses with them."""
-        for address, target in list(self._workers.items()):
-            if not target.connected:
-                del self._workers[address]
 
     async def _cancel(self, attempt: Attempt) -> None:
         head = head_of(attempt.cancel_path, attempt.target.host_header, attempt.headers)

@@ -34,9 +34,12 @@ Stream = AsyncIterator[pb.PickRequests]
 class PickLine:
     """The hub's end of an inference replica's stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
         self._out: Outgoing[pb.PickAnswer] = Outgoing()
         self._table: pb.StandbyTable | None = None
+        self._untold = bool(hub.fleet.suspects)
+        """Who is suspect has changed."""
 
     def answer(self, answer: pb.PickAnswer) -> None:
         self._out.put(answer)
@@ -44,6 +47,10 @@ class PickLine:
     def stand_by(self, table: pb.StandbyTable) -> None:
         """Sends a table, in the place of one that still waits."""
         self._table = table
+        self._out.stir()
+
+    def suspect(self) -> None:
+        self._untold = True
         self._out.stir()
 
     def close(self, error: Exception | None = None) -> None:
@@ -55,8 +62,10 @@ class PickLine:
     async def messages(self) -> AsyncIterator[pb.PickAnswers]:
         async for answers in self._out.gathered():
             table, self._table = self._table, None
-            if answers or table is not None:
-                yield pb.PickAnswers(answers=answers, standby=table)
+            suspects = _suspects(self._hub) if self._untold else None
+            self._untold = False
+            if answers or table is not None or suspects is not None:
+                yield pb.PickAnswers(answers=answers, standby=table, suspects=suspects)
 
 
 class PickService(PickServiceServicer):
@@ -67,7 +76,8 @@ class PickService(PickServiceServicer):
     async def Pick(
         self, request_iterator: Stream, context: ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.PickAnswers]:
-        hub, line = self._scheduler.hub, PickLine()
+        hub = self._scheduler.hub
+        line = PickLine(hub)
         hub.askers.add(line)
         self._lines.add(line)
         line.stand_by(_standby(hub))
@@ -129,7 +139,15 @@ def _target(hub: Hub, slot: Slot, request_id: str, now: float) -> pb.Target:
         address=worker.hello.address,
         slot_id=slot.id,
         ticket=hub.ticket(slot, request_id, now),
+        epoch=worker.epoch,
     )
+
+
+def _suspects(hub: Hub) -> pb.Suspects:
+    suspects = pb.Suspects()
+    for worker in hub.fleet.suspects:
+        suspects.workers.add(worker_id=worker.id, epoch=worker.epoch)
+    return suspects
 
 
 def _standby(hub: Hub) -> pb.StandbyTable:
