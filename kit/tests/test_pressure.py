@@ -33,6 +33,14 @@ def test_a_bound_below_the_least_is_kept() -> None:
     assert pressure.most == 10
 
 
+def test_who_is_told_hears_of_every_move_and_of_nothing_else() -> None:
+    told: list[int] = []
+    pressure = Pressure(4_096, lambda: 1_000, lambda: told.append(pressure.most))
+    for waited in (0.0, 2 * TARGET, 0.0):
+        pressure.adapt(waited)
+    assert told == [750, 843]
+
+
 async def test_work_that_keeps_the_loop_is_felt_and_waiting_is_not() -> None:
     pressure = Pressure(1_000, lambda: 400)
     watching = asyncio.create_task(pressure.run())

@@ -22,13 +22,19 @@ _TICK = 0.05
 class Pressure:
     """A bound of requests at once, between LEAST and `most`. It moves while `run` runs.
 
-    `running` says how many there are.
+    `running` says how many there are; `changed` is called when the bound has moved.
     """
 
-    def __init__(self, most: int, running: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        most: int,
+        running: Callable[[], int],
+        changed: Callable[[], object] = lambda: None,
+    ) -> None:
         self.most = most
         self._ceiling = most
         self._running = running
+        self._changed = changed
 
     async def run(self) -> None:
         """Looks at the event loop until cancelled."""
@@ -43,7 +49,10 @@ class Pressure:
 
     def adapt(self, waited: float) -> None:
         """`waited` is the least time that anything had to wait of late."""
+        before = self.most
         if waited > TARGET:
             self.most = min(self._ceiling, max(LEAST, min(self.most, self._running()) * 3 // 4))
         else:
             self.most = min(self._ceiling, self.most + max(self.most // 8, 1))
+        if self.most != before:
+            self._changed()

@@ -17,6 +17,7 @@ from aiohttp import web
 from vlinders.gpu_scheduler.v1.workers_pb2 import Gpu, Hello, Inventory, Slot
 from vlinders_kit import logs, metrics
 from vlinders_kit.clock import Clock, SystemClock
+from vlinders_kit.pressure import Pressure
 from vlinders_worker import gpus
 from vlinders_worker.engines.configuration import Configuration, External, LlamaCpp
 from vlinders_worker.engines.engine import Engine
@@ -33,6 +34,9 @@ from vlinders_worker.tickets import Gate
 
 GPUS_SECONDS = 300.0
 """How often the GPUs are looked at anew, and the whole inventory told again."""
+
+MOST_RUNNING = 4096
+"""Requests at a time; while the process is late it takes fewer, and tells the scheduler so."""
 
 MOST_WAITING = 4096
 """Connections that wait for a process that is behind. Who is not let in to wait tries again after
@@ -66,11 +70,15 @@ class Agent:
         self.changes = Changes()
         self.lease = Lease(clock or SystemClock())
         self.requests = Requests(self.changes.load_changed)
+        self.pressure = Pressure(
+            MOST_RUNNING, lambda: len(self.requests), self.changes.load_changed
+        )
         self.engines: dict[str, Engine] = {}
         self.server = AgentServer(
             Gate(identity.worker_id, self.lease),
             self.engines,
             self.requests,
+            self.pressure,
             silence_seconds=settings.engine_silence_seconds,
             show_requests=settings.show_requests,
         )
@@ -80,6 +88,7 @@ class Agent:
             tls=settings.tls,
             lease=self.lease,
             requests=self.requests,
+            pressure=self.pressure,
             changes=self.changes,
             hello=self._hello,
             inventory=self._inventory,
@@ -87,9 +96,7 @@ class Agent:
             clock=clock or SystemClock(),
         )
 
-        metrics.gauge(
-            "vlinders_worker_running", "Requests that run.", lambda: len(self.requests.running)
-        )
+        metrics.gauge("vlinders_worker_running", "Requests that run.", lambda: len(self.requests))
         metrics.gauge(
             "vlinders_worker_engines",
             "Engines, by what they are.",
@@ -137,10 +144,11 @@ class Agent:
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(engine.run()) for engine in self.engines.values()]
             running.append(group.create_task(self._watch_gpus()))
+            running.append(group.create_task(self.pressure.run()))
             stream = group.create_task(self.stream.run())
             log.info("ready", address=self._settings.reached_at, worker_id=self._identity.worker_id)
             await told.wait()
-            log.info("draining", running=len(self.requests.running))
+            log.info("draining", running=len(self.requests))
             self._ends = True
             await self._drain(timedelta(seconds=self._settings.drain_seconds))
             self.stream.leave()

@@ -72,6 +72,10 @@ class Requests:
             raise RequestNotFound(request_id=id)
         return found
 
+    def __len__(self) -> int:
+        """How many run."""
+        return len(self._running)
+
     @property
     def running(self) -> list[str]:
         return list(self._running)

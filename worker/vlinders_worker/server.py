@@ -11,6 +11,7 @@ from aiohttp import web
 
 from vlinders_kit import logs
 from vlinders_kit.errors import AppError
+from vlinders_kit.pressure import Pressure
 from vlinders_worker import spans, tickets
 from vlinders_worker.engines.engine import Engine
 from vlinders_worker.errors import (
@@ -43,6 +44,7 @@ class AgentServer:
         gate: Gate,
         engines: Mapping[str, Engine],
         requests: Requests,
+        pressure: Pressure,
         *,
         silence_seconds: float,
         show_requests: bool,
@@ -51,6 +53,7 @@ class AgentServer:
         self._gate = gate
         self._engines = engines
         self._requests = requests
+        self._pressure = pressure
         self._silence_seconds = silence_seconds
         self._show_requests = show_requests
         self._group = asyncio.TaskGroup()
@@ -99,6 +102,8 @@ class AgentServer:
         slot_id = self._gate.admit(ticket, request_id)
         if self.closed is not None:
             raise NotServing(why=self.closed)
+        if len(self._requests) >= self._pressure.most:
+            raise NotServing(why="it has as many as it keeps up with")
         engine = self._engines.get(slot_id)
         if engine is None or not engine.slot.ready:
             raise SlotNotReady(slot_id=slot_id)

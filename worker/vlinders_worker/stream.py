@@ -22,6 +22,7 @@ from vlinders.gpu_scheduler.v1.workers_pb2 import (
 from vlinders.gpu_scheduler.v1.workers_pb2_grpc import WorkerServiceStub
 from vlinders_kit import logs
 from vlinders_kit.clock import Clock
+from vlinders_kit.pressure import Pressure
 from vlinders_kit.tls import Tls, open_channel
 from vlinders_worker.lease import Lease
 from vlinders_worker.requests import Requests
@@ -84,6 +85,7 @@ class SchedulerStream:
         tls: Tls | None = None,
         lease: Lease,
         requests: Requests,
+        pressure: Pressure,
         changes: Changes,
         hello: Callable[[], Hello],
         inventory: Callable[[], Inventory],
@@ -95,6 +97,7 @@ class SchedulerStream:
         self._metadata = (("vlinders-join-token", join_token),)
         self._lease = lease
         self._requests = requests
+        self._pressure = pressure
         self._changes = changes
         self._hello = hello
         self._inventory = inventory
@@ -221,7 +224,7 @@ class SchedulerStream:
             )
             for slot_id in sorted(running.keys() | ended.keys())
         ]
-        return Load(epoch=self._lease.epoch, slots=slots)
+        return Load(epoch=self._lease.epoch, slots=slots, most_requests=self._pressure.most)
 
 
 class _Ended(Exception):

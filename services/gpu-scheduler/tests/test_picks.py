@@ -39,8 +39,10 @@ class Desk:
     def finish(self, *request_ids: str) -> None:
         self.picks.finished(request_ids, self.now)
 
-    def report(self, slot: Slot, *running: str, finished: tuple[str, ...] = ()) -> None:
-        self.picks.reported(slot.worker, [Report(slot.id, frozenset(running), finished)])
+    def report(
+        self, slot: Slot, *running: str, finished: tuple[str, ...] = (), most: int = 0
+    ) -> None:
+        self.picks.reported(slot.worker, [Report(slot.id, frozenset(running), finished)], most)
 
 
 @pytest.fixture
@@ -79,6 +81,23 @@ class TestChoice:
             waits.append(refused.value.retry_after.total_seconds())
 
         assert waits == [2, 4, 6]
+
+    def test_gives_a_worker_that_is_late_no_more_than_it_takes(self, desk: Desk) -> None:
+        late, _ = desk.join("worker_1", WIDE), desk.join("worker_2", WIDE)
+        slot = late.slots["wide"]
+        desk.report(slot, "gen_1", "gen_2", "gen_3", most=2)
+
+        assert {desk.pick(f"gen_more_{n}").worker.id for n in range(125)} == {"worker_2"}
+        with pytest.raises(NoWorker):
+            desk.pick("gen_too_many")
+
+        desk.report(slot, "gen_1", finished=("gen_2", "gen_3"), most=2)
+        assert desk.pick("gen_4").worker is late
+        with pytest.raises(NoWorker):
+            desk.pick("gen_5")
+
+        desk.report(slot, "gen_1", "gen_4", most=100)
+        assert desk.pick("gen_5").worker is late
 
     @pytest.mark.parametrize("state", [State.REGISTERING, State.DRAINING, State.OFFLINE])
     def test_is_never_a_worker_that_comes_or_goes(self, desk: Desk, state: State) -> None:

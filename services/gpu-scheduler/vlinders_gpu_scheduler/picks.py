@@ -15,7 +15,7 @@ from vlinders_gpu_scheduler.errors import NoWorker
 from vlinders_gpu_scheduler.slots import Slot, capacity_of
 from vlinders_gpu_scheduler.states import State
 from vlinders_gpu_scheduler.tickets import LIFETIME
-from vlinders_gpu_scheduler.workers import Worker
+from vlinders_gpu_scheduler.workers import NO_BOUND, Worker
 
 STANDBY_SLOTS = 64
 """Of each model, in the table that inference goes on with when the scheduler is silent."""
@@ -136,8 +136,12 @@ class Picks:
             self._take(slot, known, ())
         _touch(*worker.slots.values())
 
-    def reported(self, worker: Worker, reports: Sequence[Report]) -> None:
-        """The worker's word replaces our count, but for picks that it has not seen."""
+    def reported(self, worker: Worker, reports: Sequence[Report], most: int = 0) -> None:
+        """The worker's word replaces our count, but for picks that it has not seen.
+
+        `most` is what it takes at a time, as it is now; 0: what its slots take.
+        """
+        worker.most = most or NO_BOUND
         told = set()
         for report in reports:
             slot = worker.slots.get(report.slot_id)

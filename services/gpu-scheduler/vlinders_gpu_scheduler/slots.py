@@ -52,7 +52,7 @@ class Slot:
 
     @property
     def full(self) -> bool:
-        return self.outstanding >= self.capacity
+        return self.outstanding >= min(self.capacity, self.worker.most)
 
     @property
     def load(self) -> float:

@@ -8,6 +8,9 @@ from typing import Protocol
 from vlinders_gpu_scheduler.slots import Slot
 from vlinders_gpu_scheduler.states import Life
 
+NO_BOUND = 1 << 30
+"""More requests than any worker has."""
+
 
 @dataclass(frozen=True)
 class Offer:
@@ -76,6 +79,10 @@ class Worker:
     slots: dict[str, Slot] = field(default_factory=dict)
     unplaced: set[str] = field(default_factory=set)
     """Requests that it said run on it before it said on which slot: they count on each."""
+
+    most: int = NO_BOUND
+    """Requests that its agent takes at a time, which are fewer while that is late. No slot is given
+    more; should several together be, the agent declines."""
 
     @property
     def id(self) -> str:

@@ -197,7 +197,8 @@ def _take(hub: Hub, worker: Worker, line: WorkerLine, message: pb.WorkerMessage)
     _check(message)
     if kind == "load":
         hub.fleet.require(worker, line, message.load.epoch)
-        hub.picks.reported(worker, [_report(slot) for slot in message.load.slots])
+        load = message.load
+        hub.picks.reported(worker, [_report(slot) for slot in load.slots], load.most_requests)
     elif kind == "inventory":
         hub.fleet.require(worker, line, worker.epoch)
         validate(message.inventory)
