@@ -64,6 +64,14 @@ class Response:
             await self._wait()
         return self._all()
 
+    @property
+    def ready(self) -> bool:
+        """Whether something has come, or all has: then `read_now` gives what `read` would."""
+        return bool(self._pieces) or (self.ended and self._error is None)
+
+    def read_now(self) -> bytes:
+        return self._all() if self._pieces else b""
+
     async def pump(self, sink: Callable[[bytes], bool]) -> None:
         """Has `sink` called with all that comes, as it comes, until it says False or that was all.
 
@@ -147,12 +155,9 @@ class Response:
             self._connection.resume()
         self._held = False
 
-    async def _wait(self) -> None:
-        self._waiter = self._connection.loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+    def _wait(self) -> "asyncio.Future[None]":
+        self._waiter = waiter = self._connection.loop.create_future()
+        return waiter
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -115,6 +115,26 @@ class Attempt:
     Empty: it is stopped by the end of our half of the connection, and what it had sent counts.
     """
 
+    def begin(self) -> None:
+        """It is made now; one of the next three tells how that went."""
+        if self.breaker is not None:
+            self.breaker.begin()
+
+    def answered(self) -> None:
+        """The engine has said something, be it that it does not accept the request."""
+        if self.breaker is not None:
+            self.breaker.succeeded()
+
+    def failed(self, failure: AttemptFailed) -> None:
+        self.spoilt = failure.everywhere
+        if self.breaker is not None:
+            self.breaker.failed(time.monotonic(), failure.rest)
+
+    def abandoned(self) -> None:
+        """It ended without saying anything of the engine."""
+        if self.breaker is not None:
+            self.breaker.abandoned()
+
 
 async def post(attempt: Attempt, body: bytes, wait: Wait, timeouts: Timeouts) -> Response:
     """The answer of status 200 that `attempt` has begun.

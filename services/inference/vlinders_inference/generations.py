@@ -1,7 +1,7 @@
 """Generations: the path of a request, from its bytes to its record."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -114,7 +114,8 @@ class Generations:
         await kept
         if not job.ask.stream:
             client.head("application/json")
-        await client.send(last)
+        if not client.offer(last):
+            await client.send(last)
 
     async def _admitted(self, operation: str, caller: Caller, request_id: str, body: bytes) -> Job:
         """The request as a job, with the credit that it may need. Whoever gets it ends it."""
@@ -132,7 +133,7 @@ class Generations:
         except AppError as error:
             measures.refused(error.reason)
             raise
-        return Job(request_id, operation, caller, ask, price, hold, self._clock.now())
+        return Job(request_id, operation, caller, ask, price, hold, self._clock.now().timestamp())
 
     def _end(self, job: Job, failure: AppError | None) -> "asyncio.Future[None]":
         """Settles the job and has its record written; done once that is kept."""
@@ -152,10 +153,10 @@ class Generations:
         """The answer of the first engine that gives one, for the client, whole."""
         taker: Taker | None = None
 
-        async def start(attempt: Attempt) -> Response:
+        def start(attempt: Attempt) -> Awaitable[Response]:
             nonlocal taker
             taker = _taker(job, attempt)
-            return await self._post(job, attempt, wait)
+            return self._post(job, attempt, wait)
 
         try:
             response = await self._router.first(job, start)
@@ -178,11 +179,14 @@ class Generations:
     async def _take(self, job: Job, response: Response, taker: Taker, wait: Wait) -> None:
         """Has all of the answer taken in. Raises AttemptFailed, BrokenAnswer and ClientLeft."""
         try:
-            while True:
-                data = await read(response, wait, self._timeouts.first_byte)
+            whole = False
+            while not whole:
+                if response.ready:
+                    data = response.read_now()
+                else:
+                    data = await read(response, wait, self._timeouts.first_byte)
                 spans.heard(job, data)
-                if taker.feed(data):
-                    break
+                whole = taker.feed(data)
         except BaseException:
             response.close()
             raise
@@ -191,8 +195,8 @@ class Generations:
     async def _stream(self, job: Job, wait: Wait) -> bytes:
         """Sends the stream of the first engine that begins one; returns the end of it."""
 
-        async def start(attempt: Attempt) -> _Streaming:
-            return await self._begin(job, attempt, wait)
+        def start(attempt: Attempt) -> Awaitable[_Streaming]:
+            return self._begin(job, attempt, wait)
 
         begun = await self._router.first(job, start)
         events, response = begun.events, begun.response
@@ -218,7 +222,7 @@ class Generations:
     async def _begin(self, job: Job, attempt: Attempt, wait: Wait) -> _Streaming:
         """A stream with its first event. Raises AttemptFailed for one that has none."""
         response = await self._post(job, attempt, wait)
-        events = EventStream(job.ask, _answer_id(job), int(job.started_at.timestamp()))
+        events = EventStream(job.ask, _answer_id(job), int(job.started_at))
         try:
             while True:
                 data = await read(response, wait, self._timeouts.first_byte)
@@ -276,7 +280,7 @@ class Generations:
         except Disconnected:
             raise AttemptFailed("connection lost") from None
 
-    async def _post(self, job: Job, attempt: Attempt, wait: Wait) -> Response:
+    def _post(self, job: Job, attempt: Attempt, wait: Wait) -> Awaitable[Response]:
         """Asks the engine. From then on the client's leaving has the engine stop."""
         if wait.client.cancelled:
             raise ClientLeft
@@ -284,12 +288,12 @@ class Generations:
         wait.when_left(stop, settle=SETTLE_SECONDS if stop is not None else 0.0)
         job.asked = True
         body = body_for(job.ask, attempt.name, attempt.limit_field, stream=_gathers(job, attempt))
-        return await post(attempt, body, wait, self._timeouts)
+        return post(attempt, body, wait, self._timeouts)
 
 
 def _taker(job: Job, attempt: Attempt) -> Taker:
     """What takes in the answer of `attempt`, for a client that wants it whole."""
-    told = job.ask, _answer_id(job), int(job.started_at.timestamp())
+    told = job.ask, _answer_id(job), int(job.started_at)
     if _gathers(job, attempt):
         return Gathering(*told)
     # What a provider that is closed has done by then, nobody says: the prompt, at least. So it is

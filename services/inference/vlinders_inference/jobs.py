@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -25,7 +24,8 @@ class Job:
     ask: Ask
     price: Price
     hold: Hold
-    started_at: datetime
+    started_at: float
+    """Seconds since 1970."""
     began: float = field(default_factory=time.monotonic)
     served_by: str = ""
     picked: bool = False
@@ -78,9 +78,8 @@ class Job:
         )
         if self.first_token:
             event.first_token_ms = max(1, round((self.first_token - self.began) * 1000))
-        started = self.started_at.timestamp()
-        _set(event.started_at, started)
-        _set(event.finished_at, started + total)
+        _set(event.started_at, self.started_at)
+        _set(event.finished_at, self.started_at + total)
         return event
 
 

@@ -1,7 +1,6 @@
 """Routes: which engine is asked for an answer, and which next when it does not begin one."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -85,34 +84,32 @@ class Router:
         self._budget.request()
         failure: UpstreamFailed | None = None
         again = False
-        while (attempt := await self._next(job, order)) is not None:
-            if again and not self._budget.retry():
-                break
+        while True:
+            if order.workers_left:
+                attempt = await self._picked(job, order)
+            else:
+                attempt = next(order.offers, None)
+            if attempt is None or (again and not self._budget.retry()):
+                raise failure or NoCapacity(model=model.id, wait_seconds=order.wait_seconds)
             again = True
             job.served_by = attempt.served_by
             if job.span is not None:
                 spans.asking(job, attempt)
+            attempt.begin()
             try:
-                return await _tried(attempt, start)
+                begun = await start(attempt)
             except Refused as refused:
-                spans.unanswered(job, f"status {refused.status}")
-                raise UpstreamRefused(
-                    model=model.id, upstream_status=refused.status, upstream_code=refused.code
-                ) from None
+                attempt.answered()
+                raise _refusal(job, refused) from None
             except AttemptFailed as failed:
-                spans.unanswered(job, failed.cause)
-                measures.attempt_failed(attempt.served_by)
-                log.warning(
-                    "attempt_failed",
-                    request_id=job.request_id,
-                    served_by=attempt.served_by,
-                    worker_id=attempt.worker_id or None,
-                    cause=failed.cause,
-                )
-                failure = None
-                if not failed.declined:
-                    failure = UpstreamFailed(model=model.id, cause=failed.cause)
-        raise failure or NoCapacity(model=model.id, wait_seconds=order.wait_seconds)
+                attempt.failed(failed)
+                failure = _failure(job, attempt, failed)
+            except BaseException:
+                attempt.abandoned()
+                raise
+            else:
+                attempt.answered()
+                return begun
 
     def ended(self, job: Job) -> None:
         """The job is over: no engine works for it any more."""
@@ -140,28 +137,27 @@ class Router:
         self._workers.close()
         self._providers.close()
 
-    async def _next(self, job: Job, order: _Order) -> Attempt | None:
-        if order.workers_left:
-            order.workers_left -= 1
-            ask = job.ask
-            job.picked = True
-            try:
-                with tracing.step("pick"):
-                    slot = await self._picker.pick(
-                        job.request_id,
-                        ask.model.worker_model or "",
-                        job.caller.tenant_id,
-                        input_tokens=ask.prompt_guess,
-                        output_tokens=ask.max_tokens,
-                        excluded=order.excluded,
-                    )
-            except NoCapacity as full:
-                order.workers_left, order.wait_seconds = 0, full.wait_seconds
-                job.picked = False  # of a request that has no slot the scheduler counts none
-            else:
-                order.excluded.append(slot.worker_id)
-                return self._to_worker(job, slot)
-        return next(order.offers, None)
+    async def _picked(self, job: Job, order: _Order) -> Attempt | None:
+        """The worker that the scheduler picks; where there is none, the first of the providers."""
+        order.workers_left -= 1
+        ask = job.ask
+        job.picked = True
+        try:
+            with tracing.step("pick"):
+                slot = await self._picker.pick(
+                    job.request_id,
+                    ask.model.worker_model or "",
+                    job.caller.tenant_id,
+                    input_tokens=ask.prompt_guess,
+                    output_tokens=ask.max_tokens,
+                    excluded=order.excluded,
+                )
+        except NoCapacity as full:
+            order.workers_left, order.wait_seconds = 0, full.wait_seconds
+            job.picked = False  # of a request that has no slot the scheduler counts none
+            return next(order.offers, None)
+        order.excluded.append(slot.worker_id)
+        return self._to_worker(job, slot)
 
     def _to_worker(self, job: Job, slot: Slot) -> Attempt:
         target = self._workers.target(slot)
@@ -200,23 +196,22 @@ async def _read_end(response: Response) -> None:
     response.close()
 
 
-async def _tried(attempt: Attempt, start: Callable[[Attempt], Awaitable[T]]) -> T:
-    """`start`, with what it says of the engine told to the attempt's breaker."""
-    breaker = attempt.breaker
-    if breaker is None:
-        return await start(attempt)
-    breaker.begin()
-    try:
-        begun = await start(attempt)
-    except AttemptFailed as failed:
-        attempt.spoilt = failed.everywhere
-        breaker.failed(time.monotonic(), failed.rest)
-        raise
-    except Refused:
-        breaker.succeeded()
-        raise
-    except BaseException:
-        breaker.abandoned()
-        raise
-    breaker.succeeded()
-    return begun
+def _refusal(job: Job, refused: Refused) -> UpstreamRefused:
+    spans.unanswered(job, f"status {refused.status}")
+    return UpstreamRefused(
+        model=job.ask.model.id, upstream_status=refused.status, upstream_code=refused.code
+    )
+
+
+def _failure(job: Job, attempt: Attempt, failed: AttemptFailed) -> UpstreamFailed | None:
+    """What the client is told if nobody else answers; None: that there was no room."""
+    spans.unanswered(job, failed.cause)
+    measures.attempt_failed(attempt.served_by)
+    log.warning(
+        "attempt_failed",
+        request_id=job.request_id,
+        served_by=attempt.served_by,
+        worker_id=attempt.worker_id or None,
+        cause=failed.cause,
+    )
+    return None if failed.declined else UpstreamFailed(model=job.ask.model.id, cause=failed.cause)

@@ -1,7 +1,7 @@
 """The RPCs of inference: the pipe, the same operations over plain gRPC, the models."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from google.protobuf import json_format
@@ -77,7 +77,7 @@ class GenerationService(GenerationServiceServicer):
     ) -> pb.Embeddings:
         return await self._whole("CreateEmbeddings", request, pb.Embeddings())
 
-    async def _exchange(self, exchange: Exchange) -> None:
+    def _exchange(self, exchange: Exchange) -> Awaitable[None]:
         opened = exchange.open
         operation = opened.operation
         known = opened.caller, operation
@@ -92,11 +92,7 @@ class GenerationService(GenerationServiceServicer):
                 self._askers.clear()
             self._askers[known] = asker
         serve = self.generations.serve(operation, asker, opened.request_id, opened.body, exchange)
-        if not opened.traceparent:
-            await serve
-            return
-        with tracing.received(opened.traceparent, operation):
-            await serve
+        return _traced(opened.traceparent, operation, serve) if opened.traceparent else serve
 
     async def _whole(self, operation: str, request: Message, answer: M) -> M:
         body = json_format.MessageToJson(request, preserving_proto_field_name=True, indent=None)
@@ -113,6 +109,11 @@ class GenerationService(GenerationServiceServicer):
             client.cancelled = True  # the request goes on, to stop its engine and to settle
             raise
         return json_format.Parse(client.body, answer, ignore_unknown_fields=True)
+
+
+async def _traced(traceparent: str, operation: str, serve: Awaitable[None]) -> None:
+    with tracing.received(traceparent, operation):
+        await serve
 
 
 class ModelService(ModelServiceServicer):
