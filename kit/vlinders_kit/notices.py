@@ -12,6 +12,8 @@ from typing import Any
 import psycopg
 from psycopg.sql import SQL, Identifier
 
+from vlinders_kit.silence import READS
+
 
 class Notices:
     """The notices of one connection, also those that come while it executes something."""
@@ -39,24 +41,31 @@ class Notices:
     async def _wait(self, seconds: float | None) -> None:
         loop, socket = asyncio.get_running_loop(), self._connection.fileno()
         waiter: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(socket, self._readable, waiter)
+        lost = False
+
+        def readable() -> None:
+            nonlocal lost
+            try:
+                for _ in range(READS):
+                    self._read()
+            except psycopg.Error as error:
+                lost = True
+                loop.remove_reader(socket)  # at once: its number is soon another's
+                if not waiter.done():
+                    waiter.set_exception(error)
+            else:
+                if self._heard:
+                    _resolve(waiter)
+
+        loop.add_reader(socket, readable)
         end = None if seconds is None else loop.call_later(seconds, partial(_resolve, waiter))
         try:
             await waiter
         finally:
-            loop.remove_reader(socket)
+            if not lost:
+                loop.remove_reader(socket)
             if end is not None:
                 end.cancel()
-
-    def _readable(self, waiter: "asyncio.Future[None]") -> None:
-        try:
-            self._read()
-        except psycopg.Error as error:
-            if not waiter.done():
-                waiter.set_exception(error)
-        else:
-            if self._heard:
-                _resolve(waiter)
 
     def _read(self) -> None:
         """Takes in what lies on the socket. What psycopg reads by itself, it tells to `_hear`."""

@@ -24,6 +24,11 @@ ANSWER_SLICES = 12
 SLICE_SECONDS = 0.1
 """How long it may take to answer that. In slices, of which a stall of our own uses up one only."""
 
+READS = 2
+"""Of a socket that can be read, by who reads it himself. A kill of the server resets it right after
+the last words: uvloop tells of such a socket once, and libpq reads either the words or the reset.
+"""
+
 Connection = psycopg.AsyncConnection[Any]
 
 

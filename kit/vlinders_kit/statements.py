@@ -14,7 +14,7 @@ from psycopg import pq
 from psycopg.errors import error_from_result
 
 from vlinders_kit.db import connect
-from vlinders_kit.silence import limited, sever
+from vlinders_kit.silence import READS, DatabaseSilent, limited, sever
 
 _DONE = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
 
@@ -69,7 +69,7 @@ class Statements:
         self._pq.send_query_prepared(b"s%d" % number, values, param_formats=binary)
         self._refusal = None
         self._waiter = self._loop.create_future()
-        end = self._loop.call_later(self._within, sever, self._connection)
+        end = self._loop.call_later(self._within, self._give_up)
         self._flush()
         try:
             await self._waiter
@@ -78,8 +78,7 @@ class Statements:
             self._waiter = None
 
     async def close(self) -> None:
-        self._loop.remove_reader(self._socket)
-        self._loop.remove_writer(self._socket)
+        self._let_go()
         await self._connection.close()
 
     def _flush(self) -> None:
@@ -97,11 +96,15 @@ class Statements:
         self._flush()
 
     def _readable(self) -> None:
-        try:
-            self._pq.consume_input()
-        except psycopg.OperationalError as error:
-            self._lose(error)
-            return
+        for _ in range(READS):
+            try:
+                self._pq.consume_input()
+            except psycopg.OperationalError as error:
+                self._lose(error)
+                return
+            self._take_results()
+
+    def _take_results(self) -> None:
         while not self._pq.is_busy():
             result = self._pq.get_result()
             if result is None:
@@ -110,11 +113,21 @@ class Statements:
             if result.status not in _DONE:
                 self._refusal = error_from_result(result)
 
+    def _give_up(self) -> None:
+        sever(self._connection)
+        self._lose(DatabaseSilent("the database did not answer"))
+
     def _lose(self, error: psycopg.Error) -> None:
         """The connection is gone, and its socket would be readable for ever."""
+        self._let_go()
         self._lost = error
-        self._loop.remove_reader(self._socket)
         self._tell(error)
+
+    def _let_go(self) -> None:
+        """Once only: of a connection that is lost, the number of the socket is soon another's."""
+        if self._lost is None:
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
 
     def _tell(self, failure: psycopg.Error | None) -> None:
         waiter = self._waiter
