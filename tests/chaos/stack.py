@@ -32,6 +32,9 @@ NUMBERED = "numbered"
 """Model of the workers' engines, priced by PRICE."""
 PROVIDED = "provided"
 """The same at a provider."""
+NARROW = "narrow"
+"""The same on the workers, which run NARROW_SLOTS of it at once each; its engine is elsewhere."""
+NARROW_SLOTS = 4
 SCRIPTED = ("plain", "metered")
 """Models of the providers that tests script, `platform.first` and, for `plain`, `.second`."""
 
@@ -118,7 +121,7 @@ def brought_up(
         "always_stream": True,
         "models": {PROVIDED: {"upstream": NUMBERED, "context_length": _LONGEST, **_PRICE}},
     }
-    variables = _variables(folder, [own, *providers])
+    variables = _variables(folder, [own, *providers], url)
     kept, beside = Kept(folder), [around]
     if (broker := outside.broker(cache, folder)) is not None:
         part, variables["KAFKA"] = broker
@@ -135,17 +138,18 @@ def models_of(*, second: bool) -> dict[str, Any]:
     return models if second else models | {"metered": _METERED}
 
 
-def _variables(folder: Path, providers: list[Mapping[str, Any]]) -> dict[str, str]:
+def _variables(folder: Path, providers: list[Mapping[str, Any]], elsewhere: str) -> dict[str, str]:
     files = {
         "PROVIDERS": {"providers": providers},
         "CATALOGUE": {
             "models": {
-                NUMBERED: {
-                    "worker_model": NUMBERED,
+                model: {
+                    "worker_model": model,
                     "context_length": _LONGEST,
                     "max_tokens": _LONGEST // 2,
                     **_PRICE,
                 }
+                for model in (NUMBERED, NARROW)
             }
         },
         "ENGINES": {
@@ -158,7 +162,17 @@ def _variables(folder: Path, providers: list[Mapping[str, Any]]) -> dict[str, st
                     "counts": "continuous_usage",
                     "parallel": 512,
                     "context_length": _LONGEST,
-                }
+                },
+                {
+                    "id": NARROW,
+                    "engine": "external",
+                    "model": NARROW,
+                    "url": elsewhere,
+                    "served_name": NUMBERED,
+                    "counts": "continuous_usage",
+                    "parallel": NARROW_SLOTS,
+                    "context_length": _LONGEST,
+                },
             ]
         },
     }

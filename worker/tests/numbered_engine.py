@@ -5,12 +5,14 @@
 The file `FOLDER/<user of the request>` is the truth of what it has produced. The body also has
 `rate` (tokens a second), `max_tokens`, `prompt_tokens`, `cached_tokens`, and `counts`: "continuous"
 as vLLM, "end" for usage at the end only, "none"; after `pause_after` tokens it says no more, and
-until it has more than `late` nothing at all. `mark` stands before each token. It stops when its
-client closes, or half closes, the connection.
+until it has more than `late` nothing at all. `mark` stands before each token. Of the requests that
+say `at_once` it works on so many at a time, and has the others wait for their turn. It stops when
+its client closes, or half closes, the connection.
 """
 
 import asyncio
 import contextlib
+import functools
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -31,11 +33,22 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fol
         writer.write(HEAD % (body["refuse"], b"application/json") + b'{"error":{"message":"no"}}')
         return
     left = asyncio.create_task(reader.read())
-    work = asyncio.create_task((stream if body.get("stream") else whole)(writer, folder, body))
+    work = asyncio.create_task(in_turn(writer, folder, body))
     await asyncio.wait([left, work], return_when=asyncio.FIRST_COMPLETED)
     for task in (left, work):
         task.cancel()
     await asyncio.gather(left, work, return_exceptions=True)
+
+
+async def in_turn(writer: asyncio.StreamWriter, folder: Path, body: dict[str, Any]) -> None:
+    turn = turns(body["at_once"]) if "at_once" in body else contextlib.nullcontext()
+    async with turn:
+        await (stream if body.get("stream") else whole)(writer, folder, body)
+
+
+@functools.cache
+def turns(at_once: int) -> asyncio.Semaphore:
+    return asyncio.Semaphore(at_once)
 
 
 async def stream(writer: asyncio.StreamWriter, folder: Path, body: dict[str, Any]) -> None:

@@ -41,15 +41,14 @@ async def test_what_runs_and_what_has_ended_is_told(host: Any, numbered: Any) ->
 
 
 async def test_how_many_it_takes_is_told_and_kept(host: Any, numbered: Any) -> None:
-    async with host(numbered) as here:
-        async with here.ask("r1", stream=True, max_tokens=10_000, rate=100):
-            here.agent.pressure.most = 1
-            async with here.ask("r2", max_tokens=1) as answer:
-                assert (answer.status, await _code(answer)) == (503, "NOT_SERVING")
-            here.agent.pressure.adapt(0.0)  # it keeps up again
-            await here.scheduler.until(lambda: here.scheduler.all("load")[-1].most_requests == 2)
-            async with here.ask("r3", max_tokens=1) as answer:
-                assert answer.status == 200
+    async with host(numbered) as here, here.ask("r1", stream=True, max_tokens=10_000, rate=100):
+        here.agent.pressure.most = 1
+        async with here.ask("r2", max_tokens=1) as answer:
+            assert (answer.status, await _code(answer)) == (503, "NOT_SERVING")
+        here.agent.pressure.adapt(0.0)  # it keeps up again
+        await here.scheduler.until(lambda: here.scheduler.all("load")[-1].most_requests == 2)
+        async with here.ask("r3", max_tokens=1) as answer:
+            assert answer.status == 200
 
 
 async def test_a_lost_stream_comes_back_and_says_what_still_runs(host: Any, numbered: Any) -> None:
