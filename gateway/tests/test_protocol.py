@@ -180,6 +180,7 @@ class Streams:
             if exchange.left:
                 return
             exchange.write(piece)
+            exchange.flush()
             await asyncio.sleep(self.pause)
         exchange.end()
 

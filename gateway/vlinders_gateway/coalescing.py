@@ -33,9 +33,18 @@ class Coalescing:
         self.resume_reading = transport.resume_reading
 
     def write(self, data: bytes) -> None:
+        """Has it sent in this turn of the loop."""
         if not self._written:
             self._loop.call_soon(self._flush)
         self._written.append(data)
+
+    def send(self, data: bytes) -> None:
+        """Sends it now, and before it what was written: for whoever has joined the pieces."""
+        if self._written:
+            self._written.append(data)
+            self._flush()
+        elif not self._transport.is_closing():
+            self._transport.write(data)
 
     def write_eof(self) -> None:
         self._flush()

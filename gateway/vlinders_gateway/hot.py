@@ -73,7 +73,8 @@ class HotExchange(Exchange):
 
     It stands where uvicorn keeps its own cycle of request and response, and has what the connection
     looks at: from `body` on below. The app answers by `answer`, `refuse`, or `begin`, `write` and
-    `end`; none of them waits. While `paused` the client does not take what is written.
+    `end`; none of them waits. What is written leaves with `flush`, or the end. While `paused` the
+    client does not take it.
     """
 
     __slots__ = (
@@ -86,6 +87,7 @@ class HotExchange(Exchange):
         "_expects",
         "_held",
         "_turn",
+        "_unsent",
         "body",
         "disconnected",
         "keep_alive",
@@ -118,6 +120,7 @@ class HotExchange(Exchange):
         self._expects = connection.expect_100_continue
         self._held = 0
         self._turn = False
+        self._unsent: list[bytes] = []
         self.body = bytearray()
         self.more_body = True
         self.keep_alive = keep_alive
@@ -181,18 +184,25 @@ class HotExchange(Exchange):
             headers.append((b"transfer-encoding", b"chunked"))
         else:
             self.keep_alive = False  # the end of the connection is the end of the answer
-        self._connection.transport.write(self._head(status, headers))
+        self._unsent.append(self._head(status, headers))
 
     def write(self, data: bytes) -> None:
         """More of the answer."""
         if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        self._connection.transport.write(data)
+        self._unsent.append(data)
+
+    def flush(self) -> None:
+        """Sends what is written: in one piece, as each is a system call and a packet."""
+        if self._unsent:
+            unsent, self._unsent = self._unsent, []
+            self._connection.sending.send(b"".join(unsent))
 
     def end(self) -> None:
         """That was all of the answer."""
         if self._chunked:
-            self._connection.transport.write(b"0\r\n\r\n")
+            self._unsent.append(b"0\r\n\r\n")
+        self.flush()
         self._over()
 
     def answer(self, status: int, body: bytes) -> None:
@@ -237,7 +247,7 @@ class HotExchange(Exchange):
             self._serve()
             return
         if self._expects:
-            self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._connection.sending.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._connection.flow.resume_reading()
 
     def _serve(self) -> None:
@@ -268,7 +278,7 @@ class HotExchange(Exchange):
         self._app.serve(self, body)
 
     def _whole(self, status: int, headers: Iterable[Header], body: bytes) -> None:
-        self._connection.transport.write(self._head(status, headers) + body)
+        self._connection.sending.send(self._head(status, headers) + body)
         self._over()
 
     def _head(self, status: int, headers: Iterable[Header]) -> bytes:

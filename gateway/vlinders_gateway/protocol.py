@@ -61,7 +61,9 @@ class EdgeProtocol(Messages):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         transport.set_write_buffer_limits(HIGH_WATER)
-        super().connection_made(Coalescing(transport, self.loop))  # type: ignore[arg-type]
+        self.sending = Coalescing(transport, self.loop)
+        """The transport, for what is in one piece already."""
+        super().connection_made(self.sending)  # type: ignore[arg-type]
         self._idle = False
         self._deadline = self.loop.time() + HEAD_SECONDS
         self._stalls_at = math.inf

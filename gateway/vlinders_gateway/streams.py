@@ -141,12 +141,14 @@ class Relay:
                 data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
                 exchange.write(data)
                 self._untaken += len(data)
-                if not exchange.paused:
-                    self._resume()
             if self._ended:
                 if self._failure is not None:
                     exchange.write(exchange.event(self._failure))
                 exchange.end()
+                return
+            exchange.flush()
+            if not exchange.paused:
+                self._resume()
         elif self._ended:
             if self._failure is not None:
                 exchange.refuse(self._failure)

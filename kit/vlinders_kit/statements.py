@@ -6,6 +6,7 @@ loop and the parameters are bytes already, which costs a fifth of that.
 """
 
 import asyncio
+import math
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ import psycopg
 from psycopg import pq
 from psycopg.errors import error_from_result
 
+from vlinders_kit.alarms import Alarm
 from vlinders_kit.db import connect
 from vlinders_kit.silence import READS, DatabaseSilent, limited, sever
 
@@ -36,6 +38,9 @@ class Statements:
         self._refusal: psycopg.Error | None = None
         """What Postgres said of the statement that runs."""
         self._lost: psycopg.Error | None = None
+        self._until = math.inf
+        """When the statement that runs has taken too long."""
+        self._limit = Alarm(self._end_late)
         self._loop.add_reader(self._socket, self._readable)
 
     @classmethod
@@ -69,17 +74,26 @@ class Statements:
         self._pq.send_query_prepared(b"s%d" % number, values, param_formats=binary)
         self._refusal = None
         self._waiter = self._loop.create_future()
-        end = self._loop.call_later(self._within, self._give_up)
+        self._until = self._loop.time() + self._within
+        self._limit.by(self._until)
         self._flush()
         try:
             await self._waiter
         finally:
-            end.cancel()
+            self._until = math.inf
             self._waiter = None
 
     async def close(self) -> None:
+        self._limit.off()
         self._let_go()
         await self._connection.close()
+
+    def _end_late(self, now: float) -> float:
+        if self._until > now:
+            return self._until
+        sever(self._connection)
+        self._lose(DatabaseSilent("the database did not answer"))
+        return math.inf
 
     def _flush(self) -> None:
         """Sends what libpq holds; what the socket does not take goes when it can."""
@@ -112,10 +126,6 @@ class Statements:
                 return
             if result.status not in _DONE:
                 self._refusal = error_from_result(result)
-
-    def _give_up(self) -> None:
-        sever(self._connection)
-        self._lose(DatabaseSilent("the database did not answer"))
 
     def _lose(self, error: psycopg.Error) -> None:
         """The connection is gone, and its socket would be readable for ever."""

@@ -9,10 +9,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from vlinders.api.v1.pipe_pb2 import PipeCancel, PipeFrame, PipeFrames, PipeOpen
+from vlinders.api.v1.pipe_pb2 import PipeFrame, PipeFrames, PipeOpen
 from vlinders_kit import logs
 from vlinders_kit.callers import Identity
 from vlinders_kit.errors import Failure, Unavailable, failure_of
+from vlinders_kit.pipe import frames
 from vlinders_kit.pipe.calls import Dialled
 from vlinders_kit.pipe.queue import FrameQueue
 from vlinders_kit.pipe.wire import Talker, WireBroken
@@ -100,7 +101,7 @@ class PipeExchange:
         """Makes room for `size` more bytes: so much of the data has been passed on."""
         self._taken += size
         if self._taken >= WINDOW // 2 and not self.over:
-            self._client.send(PipeFrame(exchange=self._number, window=self._taken))
+            self._client.send(frames.window(self._number, self._taken))
             self._taken = 0
 
     def cancel(self) -> None:
@@ -108,7 +109,7 @@ class PipeExchange:
         if not self.over:
             self.over = True
             self._client.forget(self._number)
-            self._client.send(PipeFrame(exchange=self._number, cancel=PipeCancel()))
+            self._client.send(frames.cancel(self._number))
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class PipeClient:
         request.window = WINDOW
         number, self._next = self._next, self._next + 1
         exchange = self._exchanges[number] = PipeExchange(self, number, receiver)
-        self.send(PipeFrame(exchange=number, open=request))
+        self.send(frames.opened(number, request))
         return exchange
 
     async def run(self) -> None:
@@ -182,7 +183,7 @@ class PipeClient:
             bound = _BACKOFF[0] if lasted > _DIAL_SECONDS else min(bound * 2, _BACKOFF[1])
             await asyncio.sleep(random.uniform(0, bound))
 
-    def send(self, frame: PipeFrame) -> None:
+    def send(self, frame: bytes) -> None:
         if self._out is not None:
             self._out.put(frame)
 
@@ -203,6 +204,9 @@ class PipeClient:
                 self._drains, self.ready = True, False
         for exchange in touched.values():
             self._tell(exchange, exchange.receiver.flush)
+            if exchange.over:
+                # They hold each other: left so, every request would wait for the garbage collector.
+                del exchange.receiver
 
     def lost(self, why: str) -> None:
         """The connection is over, as the wire tells."""
@@ -213,6 +217,7 @@ class PipeClient:
         for exchange in exchanges.values():
             exchange.over = True
             self._tell(exchange, exchange.receiver.lose)
+            del exchange.receiver
         if not self._over.done():
             self._over.set_result(why)
 
@@ -272,8 +277,10 @@ class PipePool:
         ready = [client for client, _ in self._clients.values() if client.ready]
         if not ready:
             raise NoReplica
-        others = [client for client in ready if client is not but] or ready
-        return min(others, key=_OUTSTANDING).open(request, receiver)
+        if len(ready) > 1:
+            ready = [client for client in ready if client is not but]
+            ready.sort(key=_OUTSTANDING)
+        return ready[0].open(request, receiver)
 
     async def run(self) -> None:
         """Keeps the pipes to all replicas open, until cancelled."""

@@ -1,16 +1,14 @@
 """Frames on their way out: gathered while the loop turns, sent as few messages."""
 
 import asyncio
-from collections.abc import Callable
-
-from vlinders.api.v1.pipe_pb2 import PipeFrame, PipeFrames
+from collections.abc import Callable, Iterator
 
 SPACING = 0.001
 """Seconds between two messages, at least. Each wakes the other side, whatever it carries: a frame
 that comes alone leaves at once, and under load those of a millisecond share a message."""
 
 LARGEST_MESSAGE = 1 << 20
-"""Bytes of data and bodies after which a message is sent and another begun."""
+"""Bytes of frames after which a message is sent and another begun."""
 
 
 class FrameQueue:
@@ -19,12 +17,12 @@ class FrameQueue:
     def __init__(self, send: Callable[[bytes], None]) -> None:
         self._send = send
         self._loop = asyncio.get_running_loop()
-        self._frames: list[PipeFrame] = []
+        self._frames: list[bytes] = []
         self._free = 0.0
         self._due: asyncio.Handle | None = None
         self._closed = False
 
-    def put(self, frame: PipeFrame) -> None:
+    def put(self, frame: bytes) -> None:
         """Has it sent, with what else is put meanwhile; after `close` it is dropped."""
         if self._closed:
             return
@@ -42,8 +40,8 @@ class FrameQueue:
             self._due.cancel()
             self._due = None
         frames, self._frames = self._frames, []
-        for batch in _split(frames):
-            self._send(PipeFrames(frames=batch).SerializeToString())
+        for message in _messages(frames):
+            self._send(message)
         self._free = self._loop.time() + SPACING
 
     def close(self) -> None:
@@ -55,16 +53,13 @@ class FrameQueue:
             self._due = None
 
 
-def _split(frames: list[PipeFrame]) -> list[list[PipeFrame]]:
-    if len(frames) < 2:
-        return [frames] if frames else []
-    batches: list[list[PipeFrame]] = [[]]
-    size = 0
-    for frame in frames:
-        weight = len(frame.data) + len(frame.open.body)
-        if size and size + weight > LARGEST_MESSAGE:
-            batches.append([])
-            size = 0
-        batches[-1].append(frame)
-        size += weight
-    return batches
+def _messages(frames: list[bytes]) -> Iterator[bytes]:
+    """The frames in order, joined to messages."""
+    first, size = 0, 0
+    for position, frame in enumerate(frames):
+        if size and size + len(frame) > LARGEST_MESSAGE:
+            yield b"".join(frames[first:position])
+            first, size = position, 0
+        size += len(frame)
+    if size:
+        yield b"".join(frames[first:])

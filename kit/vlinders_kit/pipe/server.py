@@ -1,23 +1,16 @@
 """The serving end of a pipe."""
 
 import asyncio
+import math
 import socket
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
-from google.rpc.status_pb2 import Status
-
 from vlinders.api.v1.caller_pb2 import Caller
-from vlinders.api.v1.pipe_pb2 import (
-    PipeDrain,
-    PipeEnd,
-    PipeFrame,
-    PipeFrames,
-    PipeHead,
-    PipeOpen,
-)
+from vlinders.api.v1.pipe_pb2 import PipeFrame, PipeFrames, PipeOpen
 from vlinders_kit import logs
+from vlinders_kit.alarms import Alarm
 from vlinders_kit.errors import (
     AppError,
     DeadlineExceeded,
@@ -26,6 +19,7 @@ from vlinders_kit.errors import (
     Unavailable,
     status_of,
 )
+from vlinders_kit.pipe import frames
 from vlinders_kit.pipe.calls import FAREWELL_SECONDS, Answer, Answered, Metadata
 from vlinders_kit.pipe.queue import FrameQueue
 from vlinders_kit.pipe.wire import Talker
@@ -71,9 +65,11 @@ class Exchange:
     the work and to settle it.
     """
 
-    def __init__(self, opened: PipeOpen, number: int, out: FrameQueue) -> None:
+    def __init__(self, opened: PipeOpen, number: int, out: FrameQueue, until: float) -> None:
         self.open = opened
         self.cancelled = False
+        self.until = until
+        """Its deadline, by the loop's clock."""
         self._number = number
         self._out = out
         self._window = opened.window
@@ -88,7 +84,7 @@ class Exchange:
 
     def head(self, content_type: str) -> None:
         """Begins the answer."""
-        self._put(PipeFrame(exchange=self._number, head=PipeHead(content_type=content_type)))
+        self._put(frames.head(self._number, content_type))
 
     def offer(self, data: bytes) -> bool:
         """Sends a piece of the answer at once, unless the client cannot take it; whether it did."""
@@ -97,7 +93,7 @@ class Exchange:
         if len(data) > self._window:
             return False
         self._window -= len(data)
-        self._out.put(PipeFrame(exchange=self._number, data=data))
+        self._out.put(frames.data(self._number, data))
         return True
 
     async def send(self, data: bytes) -> None:
@@ -109,7 +105,7 @@ class Exchange:
                 continue
             piece = data if len(data) <= self._window else data[: self._window]
             self._window -= len(piece)
-            self._put(PipeFrame(exchange=self._number, data=piece))
+            self._put(frames.data(self._number, piece))
             if len(piece) == len(data):
                 return
             data = data[len(piece) :]
@@ -135,9 +131,9 @@ class Exchange:
     def end(self, domain: str, error: AppError | None) -> None:
         error = error or self._cut
         status = None if error is None else status_of(error, domain)
-        self._out.put(_end(self._number, status))
+        self._out.put(frames.end(self._number, status))
 
-    def _put(self, frame: PipeFrame) -> None:
+    def _put(self, frame: bytes) -> None:
         if not self.cancelled:
             self._out.put(frame)
 
@@ -156,7 +152,9 @@ class PipeServer:
         self._handler = handler
         self._domain = domain
         self.pressure = Pressure(most, lambda: len(self._running))
-        self._running: dict[asyncio.Task[None], Exchange] = {}
+        self._loop = asyncio.get_running_loop()
+        self._running: dict[Exchange, asyncio.Task[None]] = {}
+        self._deadlines = Alarm(self._cut_late)
         self.conversations: set[Conversation] = set()
         self._draining = False
 
@@ -178,7 +176,7 @@ class PipeServer:
         conversation = Conversation(self, wire)
         self.conversations.add(conversation)
         if self._draining:
-            conversation.out.put(PipeFrame(drain=PipeDrain()))
+            conversation.out.put(frames.drain())
         return conversation
 
     async def drain(self, *, within: float = DRAIN_SECONDS) -> None:
@@ -188,14 +186,14 @@ class PipeServer:
         """
         self._draining = True
         for conversation in self.conversations:
-            conversation.out.put(PipeFrame(drain=PipeDrain()))
+            conversation.out.put(frames.drain())
         until = time.monotonic() + within
         while self._running and (left := until - time.monotonic()) > 0:
-            await asyncio.wait(self._running, timeout=left)
-        for exchange in self._running.values():
+            await asyncio.wait(self._running.values(), timeout=left)
+        for exchange in self._running:
             exchange.cancel(ReplicaStops())
         if self._running:
-            await asyncio.wait(self._running, timeout=SETTLE_SECONDS)
+            await asyncio.wait(self._running.values(), timeout=SETTLE_SECONDS)
         ending = [conversation.ended for conversation in self.conversations]
         for conversation in list(self.conversations):
             conversation.finish()
@@ -206,27 +204,18 @@ class PipeServer:
         """Begins to serve an exchange of a conversation."""
         if len(self._running) >= self.pressure.most:
             status = status_of(TooManyRequestsInFlight(), self._domain)
-            out.put(_end(frame.exchange, status))
+            out.put(frames.end(frame.exchange, status))
             return
-        loop = asyncio.get_running_loop()
-        exchange = Exchange(frame.open, frame.exchange, out)
-        exchanges[frame.exchange] = exchange
-        timer = None
-        if exchange.open.deadline_ms:
-            delay = exchange.open.deadline_ms / 1000
-            timer = loop.call_later(delay, exchange.cancel, RequestTookTooLong())
+        opened = frame.open
+        deadline_ms = opened.deadline_ms
+        until = self._loop.time() + deadline_ms / 1000 if deadline_ms else math.inf
+        exchange = exchanges[frame.exchange] = Exchange(opened, frame.exchange, out, until)
+        self._deadlines.by(until)
         # By the loop: asyncio.create_task makes a system call to find it, for each request.
-        task = loop.create_task(self._run(exchange, exchanges, frame.exchange, timer))
-        self._running[task] = exchange
-        task.add_done_callback(self._running.pop)
+        serving = self._loop.create_task(self._run(exchange, exchanges, frame.exchange))
+        self._running[exchange] = serving
 
-    async def _run(
-        self,
-        exchange: Exchange,
-        exchanges: dict[int, Exchange],
-        number: int,
-        timer: asyncio.TimerHandle | None,
-    ) -> None:
+    async def _run(self, exchange: Exchange, exchanges: dict[int, Exchange], number: int) -> None:
         try:
             await self._handler(exchange)
         except Exception as error:  # told to the client; nothing else waits for it
@@ -236,9 +225,18 @@ class PipeServer:
         else:
             exchange.end(self._domain, None)
         finally:
-            if timer is not None:
-                timer.cancel()
+            del self._running[exchange]
             exchanges.pop(number, None)
+
+    def _cut_late(self, now: float) -> float:
+        """Cancels what is past its deadline; answers when the next deadline is."""
+        next_at = math.inf
+        for exchange in self._running:
+            if exchange.until <= now:
+                exchange.cancel(RequestTookTooLong())
+            else:
+                next_at = min(next_at, exchange.until)
+        return next_at
 
 
 class Conversation:
@@ -301,10 +299,6 @@ class Listening:
             await asyncio.get_running_loop().create_future()  # until cancelled
         finally:
             server.close()
-
-
-def _end(number: int, status: Status | None) -> PipeFrame:
-    return PipeFrame(exchange=number, end=PipeEnd(status=status))
 
 
 def _set(waiter: asyncio.Future[None] | None) -> None:
