@@ -69,14 +69,11 @@ class TestACluster:
         for each in cluster.workloads:
             for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
                 asked = each.container[probe]
-                if "grpc" in asked:
-                    assert asked["grpc"]["port"] == each.ports["grpc"]
-                if "httpGet" in asked:
+                if each.is_ours:  # a port that asks for no certificate, which probes have none of
+                    path = "/readyz" if probe == "readinessProbe" else "/healthz"
+                    assert asked["httpGet"] == {"path": path, "port": "metrics"}
+                elif "httpGet" in asked:
                     assert asked["httpGet"]["port"] in each.ports
-        over_http = {
-            each.part for each in cluster.ours if "httpGet" in each.container["readinessProbe"]
-        }
-        assert over_http == {"gateway", "worker"}
 
     def test_says_what_every_container_takes(self, cluster: Cluster) -> None:
         for each in [*cluster.workloads, *cluster.jobs]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from contextlib import AsyncExitStack
 
 from vlinders.inference.v1 import generations_pb2
 from vlinders_gateway import documents, routes, streams
@@ -9,14 +10,13 @@ from vlinders_gateway.admission import Admission
 from vlinders_gateway.bodies import Limits as BodyLimits
 from vlinders_gateway.edge import Edge, Rules
 from vlinders_gateway.identity import TOPICS, Identities
-from vlinders_gateway.internal import Internal
 from vlinders_gateway.limits import Limits, Rates
 from vlinders_gateway.open_connections import OpenConnections, most_of
-from vlinders_gateway.server import InternalServer, PublicServer, listen
+from vlinders_gateway.server import PublicServer, listen
 from vlinders_gateway.settings import GatewaySettings
 from vlinders_gateway.shared_log import SharedLog
 from vlinders_gateway.tokens import Keys, Tokens
-from vlinders_kit import logs, metrics, tracing
+from vlinders_kit import internal, logs, metrics, tracing
 from vlinders_kit.bus import Bus, open_bus
 from vlinders_kit.callers import Identity
 from vlinders_kit.ids import new_id
@@ -154,13 +154,16 @@ async def main(settings: GatewaySettings) -> None:
             exempt=settings.trusted_proxies,
         ),
     )
-    internal = Internal(lambda: public.up.is_set() and not told.is_set() and gateway.ready())
+
+    def ready() -> bool:
+        return public.up.is_set() and not told.is_set() and gateway.ready()
+
     try:
-        async with asyncio.TaskGroup() as group:
-            beside = [group.create_task(gateway.run())]
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             if settings.metrics_port:
-                listener = listen(settings.metrics_host, settings.metrics_port, shared=False)
-                beside.append(group.create_task(InternalServer(internal, listener).run()))
+                host, port = settings.metrics_host, settings.metrics_port
+                await stack.enter_async_context(internal.serving(host, port, ready))
+            beside = group.create_task(gateway.run())
             serving = group.create_task(public.run())
             spare_collections()
             log.info("serving", address=f"{settings.host}:{settings.port}")
@@ -168,8 +171,7 @@ async def main(settings: GatewaySettings) -> None:
             log.info("draining", running=gateway.edge.running)
             public.end()
             await serving
-            for task in beside:
-                task.cancel()
+            beside.cancel()
     finally:
         await gateway.close()
         await tracing.close()

@@ -1,4 +1,4 @@
-"""The HTTP servers of the process: started, drained and ended in order."""
+"""The HTTP server of the process: started, drained and ended in order."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,6 @@ import uvicorn
 from vlinders_gateway.dialects import CANONICAL
 from vlinders_gateway.edge import Edge
 from vlinders_gateway.exchange import Exchange
-from vlinders_gateway.internal import Internal
 from vlinders_gateway.open_connections import OpenConnections
 from vlinders_gateway.protocol import protocol, sweep
 from vlinders_kit.errors import AppError
@@ -78,17 +77,6 @@ class PublicServer:
         return b"".join([*lines, b"\r\n", body])
 
 
-class InternalServer:
-    """Serves the platform's own port until cancelled."""
-
-    def __init__(self, app: Internal, listener: socket.socket) -> None:
-        self._server = Server(_config(app, http="httptools", drain=1))
-        self._listener = listener
-
-    async def run(self) -> None:
-        await self._server.serve(sockets=[self._listener])
-
-
 def listen(
     host: str, port: int, *, shared: bool, silence: timedelta | None = None
 ) -> socket.socket:
@@ -115,7 +103,7 @@ def listen(
     return listener
 
 
-def _config(app: Edge | Internal, *, http: object, drain: int) -> uvicorn.Config:
+def _config(app: Edge, *, http: object, drain: int) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=http,  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -48,7 +49,7 @@ def say(what: str) -> None:
     sys.stdout.flush()
 
 
-async def part(port: int, manner: str) -> None:
+async def part(port: int, inside: int, manner: str) -> None:
     """A part that says what happens to it, and ends in the manner asked for."""
 
     async def saying(what: str) -> None:
@@ -72,7 +73,7 @@ async def part(port: int, manner: str) -> None:
 
     if manner == "impatient":
         life.DRAIN = timedelta(seconds=0.1)
-    async with Process("vlinders.test", port=port, key=CALLER_KEY) as process:
+    async with Process("vlinders.test", port=port, key=CALLER_KEY, metrics_port=inside) as process:
         process.serve(SERVICE, add_IdentityServiceServicer_to_server, Servicer())
         if manner == "takes turns":
             await process.offer(SERVICE, offered=False)
@@ -97,15 +98,21 @@ async def part(port: int, manner: str) -> None:
 class Child:
     """The part as a process of its own."""
 
-    def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, port: int, inside: int) -> None:
         self.process = process
         self.address = f"127.0.0.1:{port}"
+        self.inside = f"http://127.0.0.1:{inside}"
 
     async def ready(self) -> None:
         async with grpc.aio.insecure_channel(self.address) as channel:
             ask = health_pb2.HealthCheckRequest()
             check = health_pb2_grpc.HealthStub(channel).Check
             assert (await check(ask, wait_for_ready=True)).status == SERVING
+
+    async def probed(self) -> list[int]:
+        """What probes are answered: whether it lives, whether it serves."""
+        async with httpx.AsyncClient(base_url=self.inside) as http:
+            return [(await http.get(path)).status_code for path in ("/healthz", "/readyz")]
 
     async def says(self, what: str) -> None:
         assert self.process.stdout is not None
@@ -125,13 +132,16 @@ class Child:
 
 @asynccontextmanager
 async def child(manner: str = "", port: int = 0) -> AsyncIterator[Child]:
-    port = port or free_port()
+    port, inside = port or free_port(), free_port()
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, __file__, str(port), manner), stdin=pipe, stdout=pipe, stderr=pipe
+        *(sys.executable, __file__, str(port), str(inside), manner),
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
     )
     try:
-        yield Child(process, port)
+        yield Child(process, port, inside)
     finally:
         if process.returncode is None:
             process.kill()
@@ -179,9 +189,11 @@ async def test_a_call_that_runs_is_finished_and_no_other_is_taken() -> None:
         await part.says("begun")
         watch = health.Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == SERVING
+        assert await part.probed() == [200, 200]
 
         part.process.send_signal(signal.SIGTERM)
         assert (await watch.read()).status != SERVING
+        assert await part.probed() == [200, 503]
         await part.says("drained")
         async with connect(part.address, "vlinders.test", identity) as late:
             with pytest.raises(grpc.aio.AioRpcError):
@@ -303,4 +315,4 @@ class TestSettings:
 
 
 if __name__ == "__main__":
-    run(part(int(sys.argv[1]), sys.argv[2]))
+    run(part(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))

@@ -1,4 +1,4 @@
-"""Metrics that cost nothing until somebody scrapes them, and where they are scraped.
+"""Metrics that cost nothing until somebody scrapes them.
 
 A gauge is a question that is asked of what runs at the moment of the scrape; a count is a plain
 number, since a counter of the library takes a lock each time.
@@ -8,11 +8,11 @@ import asyncio
 import contextlib
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 
-from prometheus_client import REGISTRY, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import REGISTRY, Histogram, disable_created_metrics
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -32,11 +32,6 @@ Reading = float | Mapping[Labels, float]
 
 LOOKED_AT_SECONDS = 0.5
 """How often the event loop is looked at."""
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_REQUEST_SECONDS = 5.0
-_HEAD = b"HTTP/1.1 %b\r\nconnection: close\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n"
-_NONE = (b"404 Not Found", b"nothing here\n")
 
 _LAG = Histogram(
     "vlinders_loop_lag_seconds",
@@ -140,24 +135,3 @@ async def watch_loop() -> None:
         due = loop.time() + LOOKED_AT_SECONDS
         await asyncio.sleep(LOOKED_AT_SECONDS)
         _LAG.observe(max(0.0, loop.time() - due))
-
-
-@contextlib.asynccontextmanager
-async def serving(host: str, port: int) -> AsyncIterator[None]:
-    """Serves `/metrics` from this event loop: gauges may look at what belongs to it."""
-    server = await asyncio.start_server(_answer, host, port, limit=16 * 1024)
-    try:
-        yield
-    finally:
-        server.close()
-
-
-async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError, EOFError, TimeoutError, asyncio.LimitOverrunError):
-        async with asyncio.timeout(_REQUEST_SECONDS):
-            head = await reader.readuntil(b"\r\n\r\n")
-            path = head.partition(b" ")[2].partition(b" ")[0]
-            status, body = (b"200 OK", generate_latest()) if path == b"/metrics" else _NONE
-            writer.write(_HEAD % (status, CONTENT_TYPE.encode(), len(body)) + body)
-            await writer.drain()
-    writer.close()

@@ -16,7 +16,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from vlinders_kit import logs, metrics, tracing
+from vlinders_kit import internal, logs, metrics, tracing
 from vlinders_kit.callers import CallerKey
 from vlinders_kit.rpc import OPTIONS, Guard
 from vlinders_kit.settings import PartSettings
@@ -38,7 +38,7 @@ class Process:
             process.closers.append(db.close)
 
     The block builds the part. At its end the server starts, the part is ready, and it serves until
-    SIGTERM or SIGINT. Then it is not ready any more, and health says so at once; `drains` are
+    SIGTERM or SIGINT. Then it is not ready any more, and says so at once; `drains` are
     awaited and running calls end, all within `DRAIN`; background tasks are cancelled; and `closers`
     run, last first. A background task that ends by itself ends the process with exit code 1: a
     supervisor starts it again.
@@ -139,7 +139,8 @@ class Process:
         async with AsyncExitStack() as stack:
             if self.metrics_port:
                 host = self.address.rpartition(":")[0]
-                await stack.enter_async_context(metrics.serving(host, self.metrics_port))
+                inside = internal.serving(host, self.metrics_port, lambda: self._ready)
+                await stack.enter_async_context(inside)
                 self.background("event loop", metrics.watch_loop)
             await self.server.start()
             told = _signalled()
@@ -179,6 +180,7 @@ class Process:
     async def _drain(self) -> None:
         """Lets what runs end, for as long as `DRAIN` says, and then ends it."""
         log.info("draining")
+        self._ready = False
         await self._health.enter_graceful_shutdown()
         deadline = time.monotonic() + DRAIN.total_seconds()
         for drain in self.drains:

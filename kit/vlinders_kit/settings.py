@@ -112,7 +112,7 @@ class PartSettings(TlsSettings, TracedSettings):
     """Port of the gRPC server."""
 
     metrics_port: int = Field(0, ge=0, le=65535)
-    """Port of `/metrics`, for Prometheus; 0 serves none."""
+    """Port of `/healthz`, `/readyz` and `/metrics`, for probes and Prometheus; 0 serves none."""
 
     caller_key: SecretStr = Field(min_length=64)
     """Key that signs callers between parts: at least 32 bytes in hex, the same for all parts."""

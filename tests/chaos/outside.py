@@ -85,7 +85,18 @@ def provider(folder: Path) -> tuple[Part, str]:
     """A provider whose tokens are in the files that `engine` writes, and its base URL."""
     address = f"127.0.0.1:{free_port()}"
     command = leashed(engine(address.rpartition(":")[2], folder))
-    return Part("provider", command, partial(answers.listens, address)), f"http://{address}/v1"
+    return Part("provider", command, partial(listens, address)), f"http://{address}/v1"
+
+
+async def listens(address: str) -> bool:
+    """Whether anything accepts connections there."""
+    host, _, port = address.rpartition(":")
+    try:
+        _, writer = await asyncio.open_connection(host, int(port))
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 def engine(port: str, folder: Path) -> list[str]:

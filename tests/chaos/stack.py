@@ -217,9 +217,5 @@ def _attempts(numbers: list[str]) -> list[int]:
 
 def _asks(part: str, process: Mapping[str, Any]) -> answers.Asks:
     if part in SERVERS:
-        return partial(answers.listens, process["tcp"])
-    if part == "gateway":
-        return answers.http(process["metrics"], "/readyz")
-    if part == "worker":
-        return answers.http(process["http"], "/readyz")
-    return answers.grpc_health(process["grpc"])
+        return partial(outside.listens, process["tcp"])
+    return answers.http(process["metrics"], "/readyz")

@@ -98,15 +98,15 @@ async def _until_answered(ask: Callable[[], Awaitable[Any]]) -> tuple[Any, float
 @asynccontextmanager
 async def _far_billing(chaos: Chaos) -> AsyncIterator[tuple[Any, Line]]:
     """Another replica of billing, whose line to PostgreSQL can lose answers."""
-    port, at = free_port(), urlsplit(chaos.platform.database_url("billing"))
+    port, inside, at = free_port(), free_port(), urlsplit(chaos.platform.database_url("billing"))
     secrets = json.loads((chaos.stack.var / "secrets.json").read_text())
     identity = Identity("inference", CallerKey(bytes.fromhex(secrets["caller_key"])))
 
     with line(at.hostname or "", at.port or 0) as laid:
         netloc = at.netloc.replace(str(at.port), str(laid.port))
         url = at._replace(netloc=netloc).geturl()
-        told = {"port": port, "metrics_port": 0, "database_url": url}
+        told = {"port": port, "metrics_port": inside, "database_url": url}
         with one_more(chaos, "billing", "billing-far", **told):
-            await eventually(answers.grpc_health(f"127.0.0.1:{port}"), 60)
+            await eventually(answers.http(f"127.0.0.1:{inside}", "/readyz"), 60)
             async with connect(f"127.0.0.1:{port}", "vlinders.billing", identity) as channel:
                 yield CreditServiceStub(channel), laid  # type: ignore[no-untyped-call]

@@ -1,4 +1,7 @@
-"""What operators see of the platform: one stack that tells everything, and load on it."""
+"""What operators see of the platform: one stack that tells everything, and load on it.
+
+Its parts show each other certificates, and take nobody who shows none.
+"""
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -12,8 +15,10 @@ import yaml
 
 from tests.platform import Platform, User, chat, eventually
 from tests.upstreams import Upstream, upstream
+from vlinders_embedded.parts import PARTS
 from vlinders_embedded.running import RunningStack, bring_up, take_down
 from vlinders_kit.embedded.programs import free_port
+from vlinders_kit.testing.certificates import Authority
 from vlinders_kit.testing.spans import Collector, collector
 
 PRICES = {"input_price": "0.000001", "output_price": "0.000002"}
@@ -142,8 +147,22 @@ def _up(folder: Path, provider: Upstream, engine: Upstream, sink: Collector) -> 
         "VLINDERS_BILLING_SIGNUP_GRANT": "10",
         "VLINDERS_WORKER_SHOW_REQUESTS": "1",
     }
+    variables |= _certificates(folder)
     for name, told in files.items():
         path = folder / f"{name.lower()}.yaml"
         path.write_text(yaml.safe_dump(told))
         variables[name] = str(path)
     return bring_up(folder / "var", port=free_port(), variables=variables)
+
+
+def _certificates(folder: Path) -> dict[str, str]:
+    """Variables of certificates, one for each part."""
+    authority, variables = Authority(), dict[str, str]()
+    for part in (each.replace("-", "_") for each in PARTS):
+        shown = authority.part(f"vlinders.{part}")
+        files = {"CERTIFICATE": shown.certificate, "KEY": shown.key, "AUTHORITY": shown.authority}
+        for name, pem in files.items():
+            path = folder / f"{part}-{name.lower()}.pem"
+            path.write_bytes(pem)
+            variables[f"VLINDERS_{part.upper()}_TLS_{name}"] = str(path)
+    return variables

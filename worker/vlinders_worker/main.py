@@ -6,7 +6,7 @@ import signal
 
 import uvloop
 
-from vlinders_kit import logs, metrics, tracing
+from vlinders_kit import internal, logs, metrics, tracing
 from vlinders_worker import gpus, identity
 from vlinders_worker.agent import Agent
 from vlinders_worker.engines import configuration
@@ -32,7 +32,10 @@ async def _serve(agent: Agent, settings: WorkerSettings) -> None:
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(tracing.close)
         if settings.metrics_port:
-            await stack.enter_async_context(metrics.serving(settings.host, settings.metrics_port))
+            inside = internal.serving(
+                settings.host, settings.metrics_port, lambda: agent.server.ready
+            )
+            await stack.enter_async_context(inside)
             looking = asyncio.create_task(metrics.watch_loop())
             stack.callback(looking.cancel)
         await agent.serve(told)

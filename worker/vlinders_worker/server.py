@@ -58,6 +58,11 @@ class AgentServer:
         self._show_requests = show_requests
         self._group = asyncio.TaskGroup()
 
+    @property
+    def ready(self) -> bool:
+        """Whether one engine is, and requests are taken."""
+        return self.closed is None and any(each.slot.ready for each in self._engines.values())
+
     async def __aenter__(self) -> "AgentServer":
         await self._group.__aenter__()
         return self
@@ -71,8 +76,6 @@ class AgentServer:
         app.router.add_post("/v1/embeddings", self._embeddings)
         app.router.add_post("/v1/requests/{request_id}/cancel", self._cancel)
         app.router.add_get("/v1/requests/{request_id}", self._show)
-        app.router.add_get("/healthz", _alive)
-        app.router.add_get("/readyz", self._ready)
         return app
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
@@ -144,10 +147,6 @@ class AgentServer:
         }
         return web.Response(body=msgspec.json.encode(told), content_type="application/json")
 
-    async def _ready(self, _request: web.Request) -> web.Response:
-        ready = self.closed is None and any(e.slot.ready for e in self._engines.values())
-        return web.Response(status=200 if ready else 503)
-
 
 @web.middleware
 async def _told(
@@ -157,10 +156,6 @@ async def _told(
         return await handler(request)
     except AppError as error:
         return failed(error)
-
-
-async def _alive(_request: web.Request) -> web.Response:
-    return web.Response(status=200)
 
 
 async def _body(request: web.Request) -> Body:

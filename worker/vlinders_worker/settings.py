@@ -49,7 +49,7 @@ class WorkerSettings(TlsSettings, TracedSettings):
     """Serves `GET /v1/requests/{id}`, what an engine produced, to this host only; for tests."""
 
     metrics_port: int = Field(0, ge=0, le=65535)
-    """Port of `/metrics`, for Prometheus; 0 serves none."""
+    """Port of `/healthz`, `/readyz` and `/metrics`, for probes and Prometheus; 0 serves none."""
 
     log_level: str = "INFO"
     """Least level of the log lines that are written."""

@@ -1,4 +1,4 @@
-"""Whether a process serves, or lives, asked by its own protocol: gRPC health, HTTP, its program's.
+"""Whether a process serves, or lives, asked over HTTP or by its program's own protocol.
 
 What serves can be used now. What lives answers something: it may drain, stand by, or wait for
 others, and is not helped by being started again.
@@ -8,48 +8,12 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
 Asks = Callable[[], Awaitable[bool]]
 _SECONDS = 2.0
 
 
-def grpc_health(address: str) -> Asks:
-    """The process says SERVING for itself as a whole."""
-
-    async def serves() -> bool:
-        if not await listens(address):
-            return False
-        async with grpc.aio.insecure_channel(address) as channel:
-            check = health_pb2_grpc.HealthStub(channel).Check
-            try:
-                answer = await check(health_pb2.HealthCheckRequest(), timeout=_SECONDS)
-            except grpc.aio.AioRpcError:
-                return False
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-
-    return serves
-
-
-def grpc_answers(address: str) -> Asks:
-    """The process says anything to a question for its health."""
-
-    async def lives() -> bool:
-        async with grpc.aio.insecure_channel(address) as channel:
-            check = health_pb2_grpc.HealthStub(channel).Check
-            try:
-                await check(health_pb2.HealthCheckRequest(), timeout=_SECONDS)
-            except grpc.aio.AioRpcError as error:
-                silent = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-                return error.code() not in silent
-        return True
-
-    return lives
-
-
-def http(address: str, path: str, *, status: bytes | None = b"200") -> Asks:
-    """`GET path` is answered with this status; None: with any."""
+def http(address: str, path: str) -> Asks:
+    """`GET path` is answered with 200."""
 
     async def serves() -> bool:
         host, _, port = address.rpartition(":")
@@ -62,8 +26,7 @@ def http(address: str, path: str, *, status: bytes | None = b"200") -> Asks:
                     line = await reader.readline()
         except (OSError, TimeoutError):
             return False
-        said = line.split()[1:2]
-        return bool(said) if status is None else said == [status]
+        return line.split()[1:2] == [b"200"]
 
     return serves
 
@@ -75,14 +38,3 @@ def program(ask: Callable[[], bool]) -> Asks:
         return await asyncio.to_thread(ask)
 
     return asked
-
-
-async def listens(address: str) -> bool:
-    """Whether anything accepts connections: cheaper to ask, again and again, than by gRPC."""
-    host, _, port = address.rpartition(":")
-    try:
-        _, writer = await asyncio.open_connection(host, int(port))
-    except OSError:
-        return False
-    writer.close()
-    return True

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from typing import Any
+from typing import Any, ClassVar
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
@@ -21,9 +21,17 @@ from vlinders.gpu_scheduler.v1.workers_pb2 import (
 from vlinders_embedded.parts import Stack
 from vlinders_kit.callers import METADATA, CallerKey
 from vlinders_kit.embedded.programs import NotServing
+from vlinders_kit.settings import TlsSettings
+from vlinders_kit.tls import open_channel
 
 _POLL = 0.1
 _SCHEDULER = "vlinders.gpu_scheduler"
+
+
+class _Shown(TlsSettings):
+    """What the gateway shows, in whose place the gpu-scheduler is asked."""
+
+    prefix: ClassVar[str] = "VLINDERS_GATEWAY"
 
 
 async def await_usable(stack: Stack, *, since_ns: int, seconds: float) -> None:
@@ -84,7 +92,8 @@ def _has_money(stack: Stack) -> bool:
 async def _workers(stack: Stack) -> ListWorkersResponse:
     key = CallerKey(bytes.fromhex(stack.secrets.caller_key))
     operator = Caller(kind=Caller.KIND_USER, roles=[api.ROLE_OPERATOR])
-    async with grpc.aio.insecure_channel(stack.targets("gpu-scheduler")[0]) as channel:
+    target, tls = stack.targets("gpu-scheduler")[0], _Shown.load().tls
+    async with open_channel(target, _SCHEDULER, tls, options=()) as channel:
         list_workers = channel.unary_unary(
             f"/{_SCHEDULER}.v1.WorkerService/ListWorkers",
             request_serializer=ListWorkersRequest.SerializeToString,

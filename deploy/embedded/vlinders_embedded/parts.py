@@ -108,16 +108,16 @@ class Stack:
                 f"VLINDERS_{part.replace('-', '_').upper()}_{name}": str(value)
                 for name, value in {**common, **told(number)}.items()
             }
-            serves, lives, addresses = _reached(part, port, metrics, gateway=self.options.port)
+            addresses = _addresses(part, port, metrics, gateway=self.options.port)
             yield Part(
                 part,
                 leashed([sys.executable, "-m", f"vlinders_{part.replace('-', '_')}.main"]),
-                serves,
+                answers.http(addresses["metrics"], "/readyz"),
                 tier=TIERS[part],
                 number=number,
                 environment=self._environment(part, variables),
                 addresses=addresses,
-                lives=lives,
+                lives=answers.http(addresses["metrics"], "/healthz"),
             )
 
     def _gateway(self, number: int) -> dict[str, object]:
@@ -213,19 +213,11 @@ class Stack:
         return {**_LEAN, **handed, **variables, OF_STACK: str(self.options.var)}
 
 
-def _reached(
-    part: str, port: int, metrics: int, *, gateway: int
-) -> tuple[answers.Asks, answers.Asks, dict[str, str]]:
-    """How one knows that a process of `part` serves, and that it lives; and its addresses."""
-    own, inside = f"127.0.0.1:{port}", f"127.0.0.1:{metrics}"
-    if part not in ("gateway", "worker"):
-        addresses = {"grpc": own, "metrics": inside}
-        return answers.grpc_health(own), answers.grpc_answers(own), addresses
-    public = f"127.0.0.1:{gateway}" if part == "gateway" else own
-    asked = inside if part == "gateway" else own
-    addresses = {"http": public, "metrics": inside}
-    lives = answers.http(asked, "/readyz", status=None)
-    return answers.http(asked, "/readyz"), lives, addresses
+def _addresses(part: str, port: int, metrics: int, *, gateway: int) -> dict[str, str]:
+    """Where a process of `part` is reached: by whom it is for, and by who watches it."""
+    kind = "grpc" if part in SERVICES else "http"
+    own = gateway if part == "gateway" else port
+    return {kind: f"127.0.0.1:{own}", "metrics": f"127.0.0.1:{metrics}"}
 
 
 def _balanced(targets: list[str]) -> str:
