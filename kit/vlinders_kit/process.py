@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection
 
 from vlinders_kit import internal, logs, metrics, tracing
 from vlinders_kit.callers import CallerKey
-from vlinders_kit.rpc import OPTIONS, Guard
+from vlinders_kit.rpc import SERVER_OPTIONS, Guard
 from vlinders_kit.settings import PartSettings
 from vlinders_kit.tls import Tls
 
@@ -65,9 +65,7 @@ class Process:
         self.address = f"{host}:{port}"
         self.metrics_port = metrics_port
         self.tls = tls
-        # Without the option a second process would get the port, too, and half of the calls.
-        options = (*OPTIONS, ("grpc.so_reuseport", 0))
-        self.server = grpc.aio.server(interceptors=[Guard(name, key)], options=options)
+        self.server = grpc.aio.server(interceptors=[Guard(name, key)], options=SERVER_OPTIONS)
         self.services: list[str] = []
         """Full names of what is served, for reflection."""
         self.closers: list[Callable[[], Awaitable[Any]]] = []

@@ -36,7 +36,19 @@ OPTIONS: Sequence[tuple[str, int | str]] = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.lb_policy_name", "round_robin"),
+    ("grpc.dns_min_time_between_resolutions_ms", 5_000),
 )
+
+SERVER_OPTIONS = (
+    *OPTIONS,
+    # Without it a second process would get the port, too, and half of the calls.
+    ("grpc.so_reuseport", 0),
+    # A client looks names up again when a connection ends, and not before: so it finds replicas
+    # that were added. Its calls go over to a new connection, and what runs on the old one ends
+    # there: there is no grace after which it would be cut, since workers' streams last for days.
+    ("grpc.max_connection_age_ms", 60_000),
+)
+
 _OPEN = ("grpc.health.v1.Health", "grpc.reflection.")
 """Services that answer anybody who can reach the port: they tell nothing of anybody's."""
 
