@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -128,3 +129,11 @@ def test_a_client_that_vanishes_is_noticed_by_the_kernel() -> None:
             for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
         )
     assert first + between * probes == 60
+
+
+def test_it_does_not_carry_what_only_databases_need() -> None:
+    loaded = "import sys, vlinders_gateway.main; print('sqlalchemy' in sys.modules)"
+
+    told = subprocess.run([sys.executable, "-c", loaded], check=True, capture_output=True)
+
+    assert told.stdout.strip() == b"False"

@@ -9,9 +9,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from vlinders.auth.v1.api_keys_pb2 import ApiKey
-from vlinders_kit.db import Database, connect, unavailable
+from vlinders_kit.db import Database, unavailable
 from vlinders_kit.errors import NotFound
 from vlinders_kit.messages import to_message
+from vlinders_kit.postgres import connect
 from vlinders_kit.testing import Cluster
 
 

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from vlinders_kit.db import connect
 from vlinders_kit.notices import Notices
+from vlinders_kit.postgres import connect
 from vlinders_kit.statements import Statements
 from vlinders_kit.testing import Cluster
 from vlinders_kit.testing.lines import line

@@ -8,8 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from vlinders_kit.db import connect
 from vlinders_kit.notices import Notices
+from vlinders_kit.postgres import connect
 from vlinders_kit.testing import Cluster
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]

@@ -19,6 +19,7 @@ from vlinders.auth.v1.api_keys_pb2_grpc import (
 )
 from vlinders_kit.callers import METADATA, CallerKey, Identity, caller
 from vlinders_kit.clock import ManualClock
+from vlinders_kit.db import DatabaseUnavailable
 from vlinders_kit.errors import (
     FailedPrecondition,
     Failure,
@@ -124,7 +125,7 @@ class TestFailures:
 
         assert (told.status, told.reason) == (
             grpc.StatusCode.UNAVAILABLE,
-            "DATABASE_UNAVAILABLE",
+            DatabaseUnavailable.reason,
         )
         assert told.retry_after == timedelta(seconds=1)
         assert "db-7" not in str(told)

@@ -11,7 +11,8 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from vlinders_kit import silence
-from vlinders_kit.db import Database, connect, unavailable
+from vlinders_kit.db import Database, unavailable
+from vlinders_kit.postgres import connect
 from vlinders_kit.testing import Cluster
 from vlinders_kit.testing.lines import Line, line
 

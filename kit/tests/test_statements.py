@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from vlinders_kit.db import connect
+from vlinders_kit.postgres import connect
 from vlinders_kit.statements import Statements
 from vlinders_kit.testing import Cluster
 from vlinders_kit.testing.lines import line

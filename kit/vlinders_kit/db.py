@@ -10,11 +10,11 @@ from uuid import UUID
 import psycopg
 from sqlalchemy import BigInteger, LargeBinary, Text, Uuid, event
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
-from vlinders_kit import metrics
+from vlinders_kit import errors, metrics, postgres
 from vlinders_kit.silence import Watch
 
 Tx = AsyncSession
@@ -31,6 +31,10 @@ TYPES: dict[Any, Any] = {
 """How Python types are kept; every model's `type_annotation_map`."""
 
 
+class DatabaseUnavailable(errors.Unavailable):
+    """The database does not answer at the moment."""
+
+
 class Database:
     """A Postgres database, by a URL `postgresql://user:password@host:port/name`."""
 
@@ -43,8 +47,8 @@ class Database:
         application_name: str = "vlinders",
     ) -> None:
         self.url = url
-        told = _told(application_name, statement_timeout_ms)
-        self._watch = Watch(partial(connect, url, application_name))
+        told = postgres.arguments(application_name, statement_timeout_ms)
+        self._watch = Watch(partial(postgres.connect, url, application_name))
         self.engine = create_async_engine(
             url.replace("postgresql://", "postgresql+psycopg://", 1),
             pool_size=pool_size,
@@ -88,30 +92,6 @@ def once_committed(tx: Tx, told: Callable[[], None]) -> None:
     event.listen(tx.sync_session, "after_commit", lambda _: told(), once=True)
 
 
-async def connect(
-    url: str, application_name: str, *, statement_timeout_ms: int = 10_000
-) -> psycopg.AsyncConnection[tuple[Any, ...]]:
-    """A connection outside of any pool, in autocommit: for session locks and LISTEN."""
-    told = _told(application_name, statement_timeout_ms)
-    return await psycopg.AsyncConnection.connect(url, autocommit=True, **told)
-
-
-def _told(application_name: str, statement_timeout_ms: int) -> dict[str, Any]:
-    """How every connection is made. Both ends notice within seconds that the other's machine is
-    gone: no statement waits for it, and no lock outlives it."""
-    return {
-        "connect_timeout": 2,
-        "application_name": application_name,
-        "keepalives_idle": 5,
-        "keepalives_interval": 2,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 10_000,
-        "options": f"-c statement_timeout={statement_timeout_ms} -c lock_timeout=5000"
-        " -c idle_in_transaction_session_timeout=10000 -c timezone=UTC"
-        " -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3",
-    }
-
-
 _AWAY = ("08", "53", "57P")
 """Classes of SQLSTATE that speak of the server: connection, resources, an operator's shutdown."""
 
@@ -127,3 +107,12 @@ def unavailable(error: BaseException) -> bool:
     if not isinstance(error, psycopg.OperationalError):
         return False
     return error.sqlstate is None or error.sqlstate.startswith(_AWAY)
+
+
+def _meaning(error: Exception) -> DatabaseUnavailable | None:
+    # Locks and deadlines of statements, too: it is worth asking again.
+    away = unavailable(error) or isinstance(error, OperationalError)
+    return DatabaseUnavailable() if away else None
+
+
+errors.told_by(_meaning)

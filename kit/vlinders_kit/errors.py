@@ -1,7 +1,7 @@
 """What can go wrong, as classes; and how it travels between parts, as a `google.rpc.Status`."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from datetime import timedelta
 from typing import Any, ClassVar, dataclass_transform
@@ -111,6 +111,20 @@ class DeadlineExceeded(AppError):
     """It took longer than it may."""
 
     status = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+Meaning = Callable[[Exception], AppError | None]
+_meanings: list[Meaning] = []
+
+
+def told_by(meaning: Meaning) -> None:
+    """Has failures of a library be what `meaning` says: whoever brings the library knows them."""
+    _meanings.append(meaning)
+
+
+def meaning_of(error: Exception) -> AppError | None:
+    """What a failure of a library means; None for what nobody knows."""
+    return next(filter(None, (meaning(error) for meaning in _meanings)), None)
 
 
 MOST_VIOLATIONS = 100

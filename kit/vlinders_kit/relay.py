@@ -8,10 +8,11 @@ import psycopg
 from prometheus_client import Counter, Gauge
 
 from vlinders_kit.bus import Bus, BusUnavailable, Envelope
-from vlinders_kit.db import Database, connect
+from vlinders_kit.db import Database
 from vlinders_kit.events import CHANNEL
 from vlinders_kit.notices import Notices
 from vlinders_kit.outages import Outage
+from vlinders_kit.postgres import connect
 
 BATCH = 500
 BATCH_BYTES = 1 << 20

@@ -9,14 +9,12 @@ import grpc
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
-from sqlalchemy.exc import OperationalError
 
 from vlinders.api.v1 import options_pb2 as api
 from vlinders.api.v1.caller_pb2 import Caller
 from vlinders_kit import logs, telemetry, tracing
 from vlinders_kit.callers import METADATA, CallerKey, CallerNotTrusted, Identity, set_caller
-from vlinders_kit.db import unavailable
-from vlinders_kit.errors import AppError, Unavailable, failure_of, status_of
+from vlinders_kit.errors import AppError, Unavailable, failure_of, meaning_of, status_of
 from vlinders_kit.policies import method_of, policy_of, require
 from vlinders_kit.tls import Tls, open_channel
 from vlinders_kit.validation import validate
@@ -55,10 +53,6 @@ _OPEN = ("grpc.health.v1.Health", "grpc.reflection.")
 _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 log = logs.get(__name__)
-
-
-class DatabaseUnavailable(Unavailable):
-    """The database does not answer at the moment."""
 
 
 class PeerUnavailable(Unavailable):
@@ -203,10 +197,7 @@ def known(error: Exception) -> AppError:
         return error
     if isinstance(error, grpc.aio.AioRpcError) and error.code() in _AWAY:
         return PeerUnavailable()
-    # Locks and deadlines of statements, too: it is worth asking again.
-    if unavailable(error) or isinstance(error, OperationalError):
-        return DatabaseUnavailable()
-    return InternalError(trace_id=tracing.trace_id() or "")
+    return meaning_of(error) or InternalError(trace_id=tracing.trace_id() or "")
 
 
 def _refusal(error: grpc.aio.AioRpcError) -> Status | None:

@@ -15,7 +15,7 @@ from psycopg import pq
 from psycopg.errors import error_from_result
 
 from vlinders_kit.alarms import Alarm
-from vlinders_kit.db import connect
+from vlinders_kit.postgres import connect
 from vlinders_kit.silence import READS, DatabaseSilent, limited, sever
 
 _DONE = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)

@@ -18,9 +18,9 @@ from vlinders_kit.bus.membership import (
     read,
     speaking,
 )
-from vlinders_kit.db import connect
 from vlinders_kit.notices import Notices
 from vlinders_kit.outages import Outage
+from vlinders_kit.postgres import connect
 
 PRUNE_SECONDS = 3600.0
 PRUNE_BATCH = 5_000

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 import psycopg
 from sqlalchemy import text
 
-from vlinders_kit.db import Tx, connect
+from vlinders_kit.db import Tx
 from vlinders_kit.notices import Notices
 from vlinders_kit.outages import Outage
+from vlinders_kit.postgres import connect
 
 WANTED = "credit_wanted"
 """Channel: a holder wants a tenant's idle money."""

@@ -47,10 +47,10 @@ from vlinders_inference.waits import Watch
 from vlinders_inference.workers import Workers
 from vlinders_kit.callers import Identity
 from vlinders_kit.clock import SystemClock
-from vlinders_kit.db import connect
 from vlinders_kit.errors import Failure
 from vlinders_kit.ids import new_id
 from vlinders_kit.pipe import Dial, PipeClient
+from vlinders_kit.postgres import connect
 from vlinders_kit.rpc import Guard
 from vlinders_kit.testing import CALLER_KEY, Awaited, PipeFailed, a_part, an_api_key, named, served
 

@@ -12,8 +12,8 @@ from vlinders.inference.v1.events_pb2 import UsageGathered, UsageRecorded
 from vlinders_inference import metering
 from vlinders_inference.errors import UsageNotKept
 from vlinders_inference.metering import UsageLog
-from vlinders_kit.db import connect
 from vlinders_kit.notices import Notices
+from vlinders_kit.postgres import connect
 from vlinders_kit.testing.lines import line
 
 pytestmark = pytest.mark.anyio
