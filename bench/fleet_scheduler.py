@@ -46,6 +46,10 @@ class SchedulerProcess:
         times = self.process.cpu_times()
         return float(times.user + times.system)
 
+    def waited_seconds(self) -> float:
+        """What its event loop has waited so far, with something to do, for the core."""
+        return int(Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[1]) / 1e9
+
     def rss(self) -> int:
         return int(self.process.memory_info().rss)
 

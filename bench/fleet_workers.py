@@ -60,6 +60,9 @@ class Fleet:
     round_trips: list[float] = field(default_factory=list)
     """Seconds from a beat to its answer."""
     _workers: dict[Wire, "_Beating"] = field(default_factory=dict)
+    _unheard: set[Wire] = field(default_factory=set)
+    """Those of which no beat has been answered yet."""
+    _all_heard: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def join(self, *descriptions: Description) -> None:
         """Returns when all of them are registered. Raises ConnectionError where one is not."""
@@ -70,6 +73,10 @@ class Fleet:
                 await self._join(description)
 
         await asyncio.gather(*map(one, descriptions))
+
+    async def heard(self) -> None:
+        """Returns when each has been answered a beat: all of them are ONLINE then."""
+        await self._all_heard.wait()
 
     def leave(self) -> None:
         """Breaks all streams off."""
@@ -85,6 +92,8 @@ class Fleet:
             int(port),
         )
         self._workers[wire] = beating = _Beating(loop.create_future())
+        self._unheard.add(wire)
+        self._all_heard.clear()
         wire.say(description.hello())
         await beating.welcomed
 
@@ -99,6 +108,7 @@ class Fleet:
             asyncio.get_running_loop().call_later(delay, self._beat, wire)
         elif message.HasField("lease") and message.lease.beat_seq == beating.seq:
             self.round_trips.append(time.perf_counter() - beating.sent_at)
+            self._note_heard(wire)
             if message.lease.HasField("beat_period"):
                 beating.period = message.lease.beat_period.ToTimedelta().total_seconds()
 
@@ -113,8 +123,14 @@ class Fleet:
         pause = beating.period * random.uniform(1 - JITTER, 1 + JITTER)
         asyncio.get_running_loop().call_later(pause, self._beat, wire)
 
+    def _note_heard(self, wire: Wire) -> None:
+        self._unheard.discard(wire)
+        if not self._unheard:
+            self._all_heard.set()
+
     def _ended(self, wire: Wire) -> None:
         self.lost += 1
+        self._note_heard(wire)
         beating = self._workers.pop(wire, None)
         if beating is not None and not beating.welcomed.done():
             beating.welcomed.set_exception(ConnectionError("a worker was not taken"))
