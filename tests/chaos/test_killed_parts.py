@@ -49,10 +49,13 @@ async def test_what_is_killed_comes_back_and_no_charge_is_lost_or_made_twice(
             await load.until(_good, times=CALLERS)
             await asyncio.sleep(chance.random())  # at any moment of what runs
             back.append(await _killed(chaos, load, part))
+        whole = time.monotonic()
+        await load.until(lambda each: each.invoked > whole and each.ended > 0, times=2 * CALLERS)
     await settle(chaos, user)
     verdict = await judge(chaos, user, load.operations)
 
     ends = Counter(each.outcome for each in load.operations)
+    late = [each for each in load.operations if each.invoked > whole and not _good(each)]
     said = Counter((each.status, each.said[:120]) for each in load.operations if each.said)
     what = " and ".join(dict.fromkeys(sequence)) if LONG else "a part"
     under = f"{len(back)} kills, {len(load.operations)} requests"
@@ -62,6 +65,7 @@ async def test_what_is_killed_comes_back_and_no_charge_is_lost_or_made_twice(
     figure(f"{what} killed: broken requests", ends["failed"] + ends["unknown"], condition=under)
     figure(f"{what} killed: works again", max(back), "s", condition=f"slowest of {under}")
     assert verdict.findings == []
+    assert late == []  # no process of any part is left that does not work
     if "gateway" not in sequence:  # nobody else's death leaves a client without a word
         assert ends["unknown"] == 0, said
     if set(sequence) <= set(UNHARMED):
