@@ -66,7 +66,7 @@ def table(plan: Plan) -> Table:
             " earlier ones are answered or not, times from the moment that was meant. The"
             " scheduler has a core of its own, which the beats of the workers use as well; their"
             " share is in `of one core`, and not in the CPU of a pick. `waited for it`: how long"
-            " its event loop had something to do while gRPC's threads, or a neighbour, had the core.",
+            " its event loop had something to do, and gRPC's threads or a neighbour had the core.",
         ],
     )
 
