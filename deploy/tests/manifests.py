@@ -116,7 +116,7 @@ def written() -> Iterator[tuple[Path, Object]]:
     """Each object that a file holds whole, before kustomize touches it."""
     for file in sorted(K8S.rglob("*.yaml")):
         for each in yaml.safe_load_all(file.read_text()):
-            if "apiVersion" in each and "kustomize" not in each["apiVersion"]:
+            if "kind" in each and "kustomize" not in each["apiVersion"]:
                 yield file.relative_to(K8S), each
 
 

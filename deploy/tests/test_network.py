@@ -23,6 +23,8 @@ INSIDE: Reach = {
 }
 """Between parts of ours: each of these is a call that architecture.md shows."""
 
+WATCHED = {name for caller, called, _ in INSIDE for name in (caller, called)}
+
 DATABASES = ("auth", "billing", "gpu-scheduler", "inference", "migration")
 
 
@@ -34,7 +36,11 @@ def test_parts_reach_whom_they_call_and_nobody_else() -> None:
 
 def test_in_production_too() -> None:
     workers = {tuple("gpu-worker" if n == "worker" else n for n in row) for row in INSIDE}
-    assert _reach(rendered("prod")) == workers | {("edge", "gateway", 8080)}
+    watching = {
+        ("prometheus", name, 9464) for name in ("edge", *WATCHED - {"worker"}, "gpu-worker")
+    }
+    seen = {("edge", "gateway", 8080), ("grafana", "prometheus", 9090)}
+    assert _reach(rendered("prod")) == workers | watching | seen
 
 
 def test_only_the_edge_is_reached_from_outside() -> None:
@@ -50,13 +56,16 @@ def test_what_is_outside_is_reached_by_whom_it_concerns() -> None:
     assert prod == {
         ("inference", 443),
         ("gateway", 6379),
+        ("prometheus", 9093),
         *((part, 5432) for part in DATABASES),
         *((part, port) for part in brokers for port in (9092, 9093)),
     }
 
 
-def test_figures_are_read_by_prometheus_where_it_is_told_that_they_are() -> None:
+def test_figures_are_read_by_a_prometheus_of_the_cluster_where_it_is_told_that_they_are() -> None:
     prod = rendered("prod")
+    told = [pod for pod in prod.workloads if "metrics" in pod.ports]
+    assert {pod.part for pod in told} == {*WATCHED, "edge"}
     seen = {
         (pod.name, port)
         for pod in prod.workloads
@@ -64,10 +73,10 @@ def test_figures_are_read_by_prometheus_where_it_is_told_that_they_are() -> None
         for row, port in _rules(policy, "ingress")
         if row is not None and "namespaceSelector" in row
     }
-    assert seen == {(pod.name, pod.ports["metrics"]) for pod in prod.workloads}
-    for pod in prod.workloads:
-        told = pod.object["spec"]["template"]["metadata"]["annotations"]
-        assert told["prometheus.io/port"] == str(pod.ports["metrics"])
+    assert seen == {(pod.name, pod.ports["metrics"]) for pod in told}
+    for pod in told:
+        notes = pod.object["spec"]["template"]["metadata"]["annotations"]
+        assert notes["prometheus.io/port"] == str(pod.ports["metrics"])
 
 
 def test_no_name_of_a_provider_leads_into_the_cluster() -> None:

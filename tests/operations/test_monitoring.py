@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "deploy" / "monitoring"
 RULES = MONITORING / "rules.yaml"
 TESTS = MONITORING / "rules_test.yaml"
-DASHBOARDS = {path.name: path.read_text() for path in (MONITORING / "dashboards").iterdir()}
+DASHBOARDS = {path.name: path.read_text() for path in (MONITORING / "dashboards").glob("*.json")}
 
 QUIET = {
     "vlinders_events_dead_total",
