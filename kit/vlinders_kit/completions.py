@@ -20,7 +20,7 @@ class Assembly:
         for choice in chunk.get("choices") or ():
             self._add_choice(choice)
 
-    def whole(self, usage: dict[str, object]) -> dict[str, Any]:
+    def whole(self, usage: object) -> dict[str, Any]:
         """The answer so far; `finish_reason` is null where the engine has not finished."""
         choices = [self._choices[index] for index in sorted(self._choices)]
         for choice in choices:

@@ -55,10 +55,20 @@ class _Used(msgspec.Struct):
     usage: Raw = NULL
 
 
+class _Usage(msgspec.Struct):
+    """An engine's count, of which each part may be anything."""
+
+    prompt_tokens: Any = None
+    completion_tokens: Any = None
+    prompt_tokens_details: Any = None
+    estimated: Any = None
+    """An own worker's word for an engine's silence."""
+
+
 _read_used = msgspec.json.Decoder(_Used).decode
 read_body = msgspec.json.Decoder(Body).decode
 _read_vectors = msgspec.json.Decoder(_Vectors).decode
-_read_usage = msgspec.json.Decoder(dict[str, Any]).decode
+_read_usage = msgspec.json.Decoder(_Usage).decode
 
 
 @dataclass(slots=True)
@@ -78,14 +88,16 @@ def completion(body: bytes, ask: Ask, id: str, created: int) -> Whole:
             body.decode()  # the text is passed on unread: this is where it proves to be UTF-8
     except WRONG:
         raise BrokenAnswer("the answer is no completion") from None
-    choice = next((choice for choice in read.choices if choice.index == 0), None)
+    choice = _first(read.choices)
     if read.error != NULL or choice is None or choice.message is None:
         raise BrokenAnswer("the answer has no choice")
     message = choice.message
     message.pop("role", None)
     content = message.pop("content", NULL)
     more = {key: raw for key, raw in message.items() if raw != NULL} if message else message
-    size = sum(len(memoryview(raw)) - 2 for raw in (content, *more.values()) if raw != NULL)
+    size = _size(content)
+    for raw in more.values():
+        size += _size(raw)
     tokens = counted(read.usage, ask, produced=-(-size // BYTES_PER_TOKEN), began=True)
     reason = REASONS.get(choice.finish_reason or "stop", "stop")
     # Put together from its pieces, which takes a third of what encoding a dict of them does.
@@ -100,7 +112,7 @@ def completion(body: bytes, ask: Ask, id: str, created: int) -> Whole:
             b"," + encode(more)[1:-1] if more else b"",
             reason.encode(),
             b',"logprobs":%s' % choice.logprobs if choice.logprobs != NULL else b"",
-            encode(told_usage(tokens)),
+            told_usage(tokens),
         )
     )
     return Whole(answer, tokens, reason)
@@ -148,8 +160,8 @@ def counted(raw: Raw, ask: Ask, *, produced: int, began: bool) -> Tokens:
         if not began:
             return NONE
         return Tokens(ask.prompt_guess, 0, min(produced, ask.max_tokens), estimated=True)
-    prompt, output = _count(said, "prompt_tokens"), _count(said, "completion_tokens")
-    estimated = said.get("estimated") is True  # an own worker's word for an engine's silence
+    prompt, output = _count(said.prompt_tokens), _count(said.completion_tokens)
+    estimated = said.estimated is True
     if prompt is None or prompt > ask.prompt_most or (prompt == 0 and began):
         prompt, estimated = ask.prompt_guess, True
     if ask.max_tokens == 0:
@@ -157,13 +169,36 @@ def counted(raw: Raw, ask: Ask, *, produced: int, began: bool) -> Tokens:
     elif output is None or output > ask.max_tokens or (output == 0 and produced > 0):
         output = min(output or produced, ask.max_tokens)
         estimated = True
-    details = said.get("prompt_tokens_details")
-    cached = _count(details, "cached_tokens") if isinstance(details, dict) else 0
+    details = said.prompt_tokens_details
+    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else 0
     cached = min(cached or 0, prompt)
     return Tokens(prompt - cached, cached, output, estimated)
 
 
-def _said(raw: Raw) -> dict[str, Any] | None:
+def told_usage(tokens: Tokens) -> bytes:
+    """The usage of an answer, in JSON."""
+    cached = b',"prompt_tokens_details":{"cached_tokens":%d}' % tokens.cached
+    return b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d%s}' % (
+        tokens.prompt,
+        tokens.output,
+        tokens.prompt + tokens.output,
+        cached if tokens.cached else b"",
+    )
+
+
+def _first(choices: list[Choice]) -> Choice | None:
+    for choice in choices:
+        if choice.index == 0:
+            return choice
+    return None
+
+
+def _size(raw: Raw) -> int:
+    """Bytes of a text, or about, as it stands in an answer."""
+    return len(memoryview(raw)) - 2 if raw != NULL else 0
+
+
+def _said(raw: Raw) -> _Usage | None:
     if raw == NULL:
         return None
     try:
@@ -172,19 +207,6 @@ def _said(raw: Raw) -> dict[str, Any] | None:
         return None
 
 
-def _count(said: dict[str, Any], name: str) -> int | None:
-    value = said.get(name)
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    return None
-
-
-def told_usage(tokens: Tokens) -> dict[str, Any]:
-    usage: dict[str, Any] = {
-        "prompt_tokens": tokens.prompt,
-        "completion_tokens": tokens.output,
-        "total_tokens": tokens.prompt + tokens.output,
-    }
-    if tokens.cached:
-        usage["prompt_tokens_details"] = {"cached_tokens": tokens.cached}
-    return usage
+def _count(value: object) -> int | None:
+    # `type`, since True is an int for `isinstance`.
+    return value if type(value) is int and value >= 0 else None

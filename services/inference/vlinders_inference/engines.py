@@ -6,10 +6,11 @@ to the host of its provider's base URL and nowhere else: redirects are failures.
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 import msgspec
+from msgspec import Struct
 
 from vlinders_inference.breakers import Breaker
 from vlinders_inference.connections import Disconnected, Response, Target
@@ -89,13 +90,12 @@ class Timeouts:
     idle: float
 
 
-@dataclass(slots=True)
-class Attempt:
+class Attempt(Struct, eq=False):
     """One engine, asked once."""
 
     served_by: str
     target: Target
-    head: bytes = field(repr=False)
+    head: bytes
     """The head of the request, which holds the key or the ticket."""
     name: str
     """What the engine calls the model."""
@@ -107,13 +107,16 @@ class Attempt:
     """With own workers, which of them."""
     always_stream: bool = False
     """It is asked to stream what clients want whole, too."""
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    headers: Mapping[str, str] = {}
     """With own workers, what shows the right to this request, for the cancel too."""
     cancel_path: str = ""
     """Where the engine is told to stop, and goes on to say what it has produced.
 
     Empty: it is stopped by the end of our half of the connection, and what it had sent counts.
     """
+
+    def __repr__(self) -> str:
+        return f"Attempt({self.served_by!r}, {self.name!r}, {self.worker_id!r})"
 
     def begin(self) -> None:
         """It is made now; one of the next three tells how that went."""

@@ -138,13 +138,14 @@ class Generations:
     def _end(self, job: Job, failure: AppError | None) -> "asyncio.Future[None]":
         """Settles the job and has its record written; done once that is kept."""
         self._router.ended(job)
-        job.hold.settle(job.charge)
+        charged = job.charge
+        job.hold.settle(charged)
         if isinstance(failure, NoCapacity):
             measures.refused(failure.reason)
             kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             kept.set_result(None)
             return kept
-        record = job.record()
+        record = job.record(charged)
         measures.ended(record)
         spans.ended(job, record)
         return self._usage.add(record)

@@ -1,9 +1,9 @@
 """Jobs: one admitted request each, from its hold to its record."""
 
 import time
-from dataclasses import dataclass, field
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from msgspec import Struct, field
 
 from vlinders.api.v1.caller_pb2 import Caller
 from vlinders.inference.v1.events_pb2 import UsageRecorded
@@ -14,8 +14,7 @@ from vlinders_kit import tracing
 from vlinders_kit.tracing import Span
 
 
-@dataclass(slots=True, eq=False)
-class Job:
+class Job(Struct, eq=False):
     """What is known of a request that was admitted; its end is what `record` makes of it."""
 
     request_id: str
@@ -52,7 +51,7 @@ class Job:
     def charge(self) -> int:
         return self.price.charge(self.tokens, self.hold.ceiling)
 
-    def record(self) -> UsageRecorded:
+    def record(self, charged: int) -> UsageRecorded:
         """The one record of the request, as it is now."""
         total = time.monotonic() - self.began
         caller, tokens = self.caller, self.tokens
@@ -70,7 +69,7 @@ class Job:
             estimated=tokens.estimated,
             lease_id=self.hold.lease_id,
             ceiling_nanos=self.hold.ceiling,
-            charged_nanos=self.charge,
+            charged_nanos=charged,
             outcome=self.outcome,
             total_ms=round(total * 1000),
             operation=self.operation,

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 from vlinders_inference.errors import CreditUnavailable, InsufficientCredit
 
 HORIZON_SECONDS = 10.0
@@ -39,8 +41,7 @@ class Lease:
         self.expires_at = 0.0
 
 
-@dataclass(slots=True, eq=False)
-class Hold:
+class Hold(Struct, eq=False):
     """The ceiling of one admitted request, and where it came from; None: it costs nothing."""
 
     ceiling: int

@@ -8,11 +8,11 @@ wherever it goes.
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from random import Random
 from uuid import UUID
 
 import psycopg
+from msgspec import Struct
 
 from vlinders.inference.v1.events_pb2 import UsageGathered, UsageRecorded
 from vlinders_inference import measures
@@ -55,8 +55,7 @@ _WRITE_AND_TELL = """
 log = logs.get(__name__)
 
 
-@dataclass(slots=True, eq=False)
-class _Record:
+class _Record(Struct, eq=False):
     event: UsageRecorded
     kept: "asyncio.Future[None]"
     since: float

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
+from msgspec import Struct
+
 NANOS = Decimal(1_000_000_000)
 """Nanos of one currency unit."""
 
@@ -14,8 +16,7 @@ class NotAPrice(ValueError):
     """The text is no price; the message says what to write instead."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(Struct, frozen=True):
     """What a request used, in disjoint buckets: `input` excludes what was `cached`."""
 
     input: int = 0

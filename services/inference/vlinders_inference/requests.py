@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Raw
+from msgspec import Meta, Raw, Struct
 
 from vlinders_inference.catalogue import Model
 from vlinders_kit.errors import MOST_VIOLATIONS, InvalidRequest, Violation, invalid
@@ -21,16 +21,18 @@ DEFAULT_MAX_TOKENS = 2048
 MOST_INPUTS = 2048
 """Texts of one request for embeddings."""
 
-DROPPED = ("n", "best_of", "service_tier", "stream_options", "max_tokens", "max_completion_tokens")
+DROPPED = frozenset(
+    ("n", "best_of", "service_tier", "stream_options", "max_tokens", "max_completion_tokens")
+)
 """Fields that do not go on as they come: the first three multiply what a request costs beyond what
 it was admitted with (`n` counts as 1, as the contract allows), the others are written anew."""
 
+_DROPPED_OF_EMBEDDINGS = DROPPED | {"stream"}
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _MANY = "must be an array of at least one message"
 
 
-@dataclass(slots=True)
-class Ask:
+class Ask(Struct, eq=False):
     """A valid request, with what it may come to."""
 
     model: Model
@@ -50,18 +52,18 @@ class Ask:
     """Under which name the client gave that bound."""
 
 
-class _Part(msgspec.Struct):
+class _Part(Struct):
     type: Literal["text"]
     text: str
 
 
-class _Message(msgspec.Struct):
+class _Message(Struct):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[_Part] | None = None
     tool_calls: Raw = Raw(b"null")
 
 
-class _StreamOptions(msgspec.Struct):
+class _StreamOptions(Struct):
     include_usage: bool | None = None
 
 
@@ -134,7 +136,7 @@ def read_chat(body: bytes, find: Callable[[str], Model]) -> Ask:
     options = values.get("stream_options")
     return Ask(
         model=model,
-        fields=_passed_on(fields),
+        fields={name: raw for name, raw in fields.items() if name not in DROPPED},
         stream=bool(values.get("stream")),
         include_usage=bool(options is not None and options.include_usage),
         prompt_bound=min(len(body), model.context_length),
@@ -165,7 +167,7 @@ def read_embeddings(body: bytes, find: Callable[[str], Model]) -> Ask:
         raise invalid("model", f"{model.id} does not make embeddings")
     return Ask(
         model=model,
-        fields=_passed_on(fields, "stream"),
+        fields={name: raw for name, raw in fields.items() if name not in _DROPPED_OF_EMBEDDINGS},
         stream=False,
         include_usage=False,
         prompt_bound=min(len(body), model.context_length * inputs),
@@ -206,9 +208,9 @@ def _values(
 ) -> dict[str, Any]:
     """The values of known fields that are there; null is as good as absent."""
     values = {}
-    for name, field in known.items():
-        raw = fields.get(name)
-        if raw is None or raw == _NULL:
+    for name, raw in fields.items():
+        field = known.get(name)
+        if field is None or raw == _NULL:
             continue
         try:
             values[name] = field.decoder.decode(raw)
@@ -229,13 +231,6 @@ def _model(
     return find(str(name))
 
 
-def _passed_on(fields: dict[str, Raw], *dropped: str) -> dict[str, Any]:
-    passed: dict[str, Any] = dict(fields)
-    for name in (*DROPPED, *dropped):
-        passed.pop(name, None)
-    return passed
-
-
 def _guess(raw: Raw | None, most: int) -> int:
     """About four bytes of JSON are a token."""
     return max(1, min(len(memoryview(raw)) // 4 if raw is not None else 1, most))
@@ -244,8 +239,9 @@ def _guess(raw: Raw | None, most: int) -> int:
 def _check_messages(messages: Raw, broken: list[Violation]) -> None:
     try:
         for index, message in enumerate(_MESSAGES.decode(messages)):
-            calls = message.role == "assistant" and message.tool_calls != _NULL
-            if message.content is None and not calls:
+            if message.content is not None:
+                continue
+            if message.role != "assistant" or message.tool_calls == _NULL:
                 broken.append(_no_content(index))
                 if len(broken) >= MOST_VIOLATIONS:
                     return

@@ -66,10 +66,9 @@ class EventStream:
         self.broken: str | None = None
         """Why nothing more can be read."""
         self._ask = ask
-        name = encode(ask.model.id)
         self._head = (
             b'data: {"id":"%s","object":"chat.completion.chunk","created":%d,"model":%s,"choices":['
-            % (id.encode(), created, name)
+            % (id.encode(), created, encode(ask.model.id))
         )
         self._open = self._head + b'{"index":0,"delta":'
         self._before, self._after = self._open + b'{"content":"', b'"}' + _UNFINISHED
@@ -120,7 +119,7 @@ class EventStream:
         """The end of a whole stream: usage if asked for, and DONE."""
         if not self._ask.include_usage:
             return DONE
-        return self._head + b'],"usage":%s}\n\n' % encode(told_usage(tokens)) + DONE
+        return self._head + b'],"usage":%s}\n\n' % told_usage(tokens) + DONE
 
     def _alike(self, event: bytes, out: list[bytes]) -> bool:
         """Passes the text of an event on that is as the last one was, but for the text."""

@@ -5,6 +5,8 @@ What is gathered is known at each moment, also when the client leaves before all
 
 from typing import Protocol
 
+from msgspec import Raw
+
 from vlinders_inference.answers import (
     LARGEST_ANSWER,
     BrokenAnswer,
@@ -92,7 +94,7 @@ class Gathering:
         if self._events.broken is not None:
             raise BrokenAnswer(self._events.broken)
         tokens = self._events.tokens()
-        body = encode(self._assembly.whole(told_usage(tokens)))
+        body = encode(self._assembly.whole(Raw(told_usage(tokens))))
         whole = completion(body, self._ask, self._id, self._created)
         whole.tokens = tokens  # as the stream was counted, estimated or not
         return whole
