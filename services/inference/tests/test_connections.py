@@ -94,6 +94,16 @@ async def test_a_connection_is_used_again() -> None:
     assert server.connections == 1
 
 
+async def test_a_target_that_is_being_connected_to_is_in_use() -> None:
+    async with talking(Server(OK)) as target:
+        assert not target.connected
+        asking = asyncio.ensure_future(target.post(HEAD, b""))
+        await asyncio.sleep(0)
+
+        assert target.connected
+        assert await whole(await asking) == b"ok"
+
+
 async def test_a_kept_connection_that_is_closed_as_it_is_used_is_replaced() -> None:
     server = Server(OK, Last(b""), OK)
     async with talking(server) as target:

@@ -178,12 +178,14 @@ class Target:
         self._connect_seconds = connect_seconds
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
+        self._connecting = 0
         self._reaper: asyncio.TimerHandle | None = None
         self.host_header = parts.netloc.rpartition("@")[2]
 
     @property
     def connected(self) -> bool:
-        return bool(self._open)
+        """Whether there is a connection, or one is being made."""
+        return bool(self._open or self._connecting)
 
     async def post(
         self, head: bytes, body: bytes, asked: Callable[[Response], None] | None = None
@@ -249,6 +251,7 @@ class Target:
     async def _connect(self) -> "_Connection":
         loop = asyncio.get_running_loop()
         name = self._host if self._secure else None
+        self._connecting += 1
         try:
             async with asyncio.timeout(self._connect_seconds):
                 _, connection = await loop.create_connection(
@@ -260,6 +263,8 @@ class Target:
                 )
         except (OSError, TimeoutError) as error:
             raise Disconnected(type(error).__name__) from None
+        finally:
+            self._connecting -= 1
         self._open.add(connection)
         return connection
 

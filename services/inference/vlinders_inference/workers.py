@@ -42,7 +42,7 @@ class Workers:
             self._forget_unused()
             target = Target(slot.address, connect_seconds=self._connect_seconds)
             self._targets[key] = target
-            self._ask_suspects()
+            self._ask_suspect(*key)
         return target
 
     def suspect(self, epochs: Set[int]) -> None:
@@ -50,17 +50,19 @@ class Workers:
         self._suspects = epochs
         for key in [key for key in self._asking if key[0] not in epochs]:
             self._asking.pop(key).cancel()
-        self._ask_suspects()
+        for key in self._targets:
+            self._ask_suspect(*key)
 
     def close(self) -> None:
         self.suspect(frozenset())
         for target in self._targets.values():
             target.close()
 
-    def _ask_suspects(self) -> None:
-        for key in self._targets.keys() - self._asking.keys():
-            if key[0] in self._suspects:
-                self._asking[key] = asyncio.create_task(_keep_asking(*key, self._targets[key]))
+    def _ask_suspect(self, epoch: int, address: str) -> None:
+        key = epoch, address
+        if epoch in self._suspects and key not in self._asking:
+            asking = _keep_asking(epoch, address, self._targets[key])
+            self._asking[key] = asyncio.create_task(asking)
 
     def _forget_unused(self) -> None:
         """Workers come and go, and their addresses with them."""
@@ -75,8 +77,7 @@ async def _keep_asking(epoch: int, address: str, target: Target) -> None:
     while True:
         if target.connected:
             target.listen()
-            if not await _lives(target):
-                broken = target.break_silent()
+            if not await _lives(target) and (broken := target.break_silent()):
                 log.warning("worker_gone", address=address, epoch=epoch, connections=broken)
         await asyncio.sleep(REST_SECONDS)
 
