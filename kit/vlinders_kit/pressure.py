@@ -20,7 +20,7 @@ _TICK = 0.05
 
 
 class Pressure:
-    """A bound of requests at once, between LEAST and `most`. It moves while `run` runs.
+    """A bound of requests at once, between `least` and `most`. It moves while `run` runs.
 
     `running` says how many there are; `changed` is called when the bound has moved.
     """
@@ -30,8 +30,11 @@ class Pressure:
         most: int,
         running: Callable[[], int],
         changed: Callable[[], object] = lambda: None,
+        *,
+        least: int = LEAST,
     ) -> None:
         self.most = most
+        self._least = least
         self._ceiling = most
         self._running = running
         self._changed = changed
@@ -51,7 +54,9 @@ class Pressure:
         """`waited` is the least time that anything had to wait of late."""
         before = self.most
         if waited > TARGET:
-            self.most = min(self._ceiling, max(LEAST, min(self.most, self._running()) * 3 // 4))
+            self.most = min(
+                self._ceiling, max(self._least, min(self.most, self._running()) * 3 // 4)
+            )
         else:
             self.most = min(self._ceiling, self.most + max(self.most // 8, 1))
         if self.most != before:

@@ -38,6 +38,10 @@ GPUS_SECONDS = 300.0
 MOST_RUNNING = 4096
 """Requests at a time; while the process is late it takes fewer, and tells the scheduler so."""
 
+LEAST_RUNNING = 32
+"""What it takes however late it is. Each is a stream that is read and written token by token, so
+that a few dozen can keep a processor busy."""
+
 MOST_WAITING = 4096
 """Connections that wait for a process that is behind. Who is not let in to wait tries again after
 a second and then two, and has given up by then."""
@@ -71,7 +75,10 @@ class Agent:
         self.lease = Lease(clock or SystemClock())
         self.requests = Requests(self.changes.load_changed)
         self.pressure = Pressure(
-            MOST_RUNNING, lambda: len(self.requests), self.changes.load_changed
+            MOST_RUNNING,
+            lambda: len(self.requests),
+            self.changes.load_changed,
+            least=LEAST_RUNNING,
         )
         self.engines: dict[str, Engine] = {}
         self.server = AgentServer(

@@ -34,9 +34,11 @@ def test_the_queue_moves_on_with_time(slot: Slot) -> None:
     assert turns.next([slot], 200.0) == 0.5
 
 
-def test_nobody_is_sent_away_for_ever(slot: Slot) -> None:
+@pytest.mark.parametrize("latency", [2.0, 0.3, 0.7, 1.1])
+def test_nobody_is_sent_away_for_ever(slot: Slot, latency: float) -> None:
+    slot.latency = latency
     turns = Turns()
-    waits = [turns.next([slot], 100.0) for _ in range(1_000)]
+    waits = [turns.next([slot], 100.0 + n / 1_000) for n in range(2_000)]
     assert waits[-1] == LONGEST
 
 

@@ -38,4 +38,4 @@ class Turns:
         left = max(0.0, self._ahead - (now - self._at) * self._per_second)
         self._ahead = min(left + 1, LONGEST * self._per_second)
         self._at = now
-        return self._ahead / self._per_second
+        return min(self._ahead / self._per_second, LONGEST)
