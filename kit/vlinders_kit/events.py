@@ -106,13 +106,16 @@ def attach(metadata: MetaData) -> None:
         table.to_metadata(metadata)
 
 
-def envelope(event: Message, id: UUID | None = None) -> Envelope:
-    """`event` as it travels: topic and key as its contract says."""
+def envelope(event: Message, id: UUID | None = None, *, rest: bytes = b"") -> Envelope:
+    """`event` as it travels: topic and key as its contract says.
+
+    `rest` are more fields of it, encoded already.
+    """
     name, topic, field = _told(event.DESCRIPTOR)
     key = getattr(event, field)
     if not key:
         raise ValueError(f"{name} has no {field}, which is its key")
-    body = event.SerializeToString()
+    body = event.SerializeToString() + rest
     if len(body) > LARGEST:
         raise ValueError(f"{name} has {len(body)} bytes, more than an event may have")
     return Envelope(id or uuid7(), topic, str(key), name, body)

@@ -1,33 +1,21 @@
-"""Frames as they go out: each is encoded once, as the element of PipeFrames that it will be.
-
-protobuf copies a message into the one that carries it, by writing and reading it again: ten
-microseconds a frame, for what takes one to join.
-"""
+"""Frames as they go out: each is encoded once, as the element of PipeFrames that it will be."""
 
 from functools import lru_cache
 
 from google.rpc.status_pb2 import Status
 
 from vlinders.api.v1.pipe_pb2 import PipeDrain, PipeEnd, PipeFrame, PipeFrames, PipeHead, PipeOpen
+from vlinders_kit.encoding import delimited, tag, varint
 
-_LENGTH_DELIMITED = 2
-_SMALL = [bytes((number,)) for number in range(128)]
-"""Varints of one byte."""
-
-
-def _tag(field: str, wire_type: int = _LENGTH_DELIMITED) -> bytes:
-    return _SMALL[PipeFrame.DESCRIPTOR.fields_by_name[field].number << 3 | wire_type]
-
-
-_FRAME = _SMALL[PipeFrames.DESCRIPTOR.fields_by_name["frames"].number << 3 | _LENGTH_DELIMITED]
-_EXCHANGE, _WINDOW = _tag("exchange", 0), _tag("window", 0)
-_OPEN, _HEAD, _DATA = _tag("open"), _tag("head"), _tag("data")
-_ENDED = _tag("end") + _SMALL[0]
-_CANCELLED = _tag("cancel") + _SMALL[0]
+_FRAME = tag(PipeFrames, "frames")
+_EXCHANGE, _WINDOW = tag(PipeFrame, "exchange"), tag(PipeFrame, "window")
+_OPEN, _HEAD, _DATA = tag(PipeFrame, "open"), tag(PipeFrame, "head"), tag(PipeFrame, "data")
+_ENDED = delimited(tag(PipeFrame, "end"), b"")
+_CANCELLED = delimited(tag(PipeFrame, "cancel"), b"")
 
 
 def opened(exchange: int, request: PipeOpen) -> bytes:
-    return _frame(exchange, _field(_OPEN, request.SerializeToString()))
+    return _frame(exchange, delimited(_OPEN, request.SerializeToString()))
 
 
 def head(exchange: int, content_type: str) -> bytes:
@@ -35,7 +23,7 @@ def head(exchange: int, content_type: str) -> bytes:
 
 
 def data(exchange: int, piece: bytes) -> bytes:
-    return _frame(exchange, _field(_DATA, piece))
+    return _frame(exchange, delimited(_DATA, piece))
 
 
 def end(exchange: int, status: Status | None = None) -> bytes:
@@ -49,7 +37,7 @@ def cancel(exchange: int) -> bytes:
 
 
 def window(exchange: int, size: int) -> bytes:
-    return _frame(exchange, _WINDOW + _varint(size))
+    return _frame(exchange, _WINDOW + varint(size))
 
 
 def drain() -> bytes:
@@ -57,31 +45,14 @@ def drain() -> bytes:
 
 
 def _frame(exchange: int, kind: bytes) -> bytes:
-    number = _varint(exchange)
-    return b"".join((_FRAME, _varint(1 + len(number) + len(kind)), _EXCHANGE, number, kind))
-
-
-def _field(tag: bytes, value: bytes) -> bytes:
-    return b"".join((tag, _varint(len(value)), value))
+    number = varint(exchange)
+    return b"".join((_FRAME, varint(1 + len(number) + len(kind)), _EXCHANGE, number, kind))
 
 
 @lru_cache(maxsize=16)
 def _head(content_type: str) -> bytes:
-    return _field(_HEAD, PipeHead(content_type=content_type).SerializeToString())
+    return delimited(_HEAD, PipeHead(content_type=content_type).SerializeToString())
 
 
 def _whole(frame: PipeFrame) -> bytes:
     return PipeFrames(frames=[frame]).SerializeToString()
-
-
-def _varint(number: int) -> bytes:
-    if number < 128:
-        return _SMALL[number]
-    if number < 16_384:
-        return bytes((number & 127 | 128, number >> 7))
-    written = bytearray()
-    while number > 127:
-        written.append(number & 127 | 128)
-        number >>= 7
-    written.append(number)
-    return bytes(written)

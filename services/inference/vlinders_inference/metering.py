@@ -6,6 +6,7 @@ wherever it goes.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from random import Random
@@ -18,6 +19,8 @@ from vlinders.inference.v1.events_pb2 import UsageGathered, UsageRecorded
 from vlinders_inference import measures
 from vlinders_inference.errors import UsageNotKept
 from vlinders_kit import logs
+from vlinders_kit.alarms import Alarm
+from vlinders_kit.encoding import delimited, tag
 from vlinders_kit.events import envelope
 from vlinders_kit.ids import spell, uuid7
 from vlinders_kit.statements import Statements
@@ -52,13 +55,17 @@ _WRITE_AND_TELL = """
     SELECT pg_notify('outbox', '')
 """
 
+_RECORDS = tag(UsageGathered, "records")
+
 log = logs.get(__name__)
 
 
 class _Record(Struct, eq=False):
-    event: UsageRecorded
+    event: bytes
+    """UsageRecorded, as a field of UsageGathered."""
     kept: "asyncio.Future[None]"
-    since: float
+    until: float
+    """When whoever waits has waited long enough, by the loop's clock."""
 
 
 class UsageLog:
@@ -77,8 +84,7 @@ class UsageLog:
         self._wake = asyncio.Event()
         self._statements: Statements | None = None
         self._failing = False
-        self._lapse: asyncio.TimerHandle | None = None
-        """One for all records: a timer for each would cost the hot path more than its record."""
+        self._lapse = Alarm(self._fail_old)
 
     @property
     def writable(self) -> bool:
@@ -91,9 +97,10 @@ class UsageLog:
         Fails with UsageNotKept after PATIENCE_SECONDS; the record is still written, when it can be.
         """
         kept: asyncio.Future[None] = self._loop.create_future()
-        self._pending.append(_Record(event, kept, time.monotonic()))
-        if self._lapse is None:
-            self._lapse = self._loop.call_later(PATIENCE_SECONDS, self._fail_old)
+        until = self._loop.time() + PATIENCE_SECONDS
+        field = delimited(_RECORDS, event.SerializeToString())
+        self._pending.append(_Record(field, kept, until))
+        self._lapse.by(until)
         self._wake.set()
         return kept
 
@@ -150,10 +157,8 @@ class UsageLog:
             self._statements = await Statements.prepare(
                 self._url, "usage", _WRITE, _WRITE_AND_TELL, within=WRITE_SECONDS
             )
-        gathered = UsageGathered(
-            gathering_id=spell("gath", self._id), records=[record.event for record in records]
-        )
-        row = envelope(gathered, self._id)
+        gathered = UsageGathered(gathering_id=spell("gath", self._id))
+        row = envelope(gathered, self._id, rest=b"".join(record.event for record in records))
         now = time.monotonic()
         tell = now >= self._tell_at
         values = (
@@ -171,18 +176,16 @@ class UsageLog:
         await self._disconnect()
         measures.USAGE_WAITING.set(len(self._writing) + len(self._pending))
 
-    def _fail_old(self) -> None:
-        """Fails the waits that are over, and comes back when the next one will be."""
-        self._lapse = None
+    def _fail_old(self, now: float) -> float:
+        """Fails the waits that are over; answers when the next one will be."""
         for record in (*self._writing, *self._pending):
             if record.kept.done():
                 continue
-            left = record.since + PATIENCE_SECONDS - time.monotonic()
-            if left > 0:
-                self._lapse = self._loop.call_later(left, self._fail_old)
-                return
+            if record.until > now:
+                return record.until
             record.kept.set_exception(UsageNotKept())
             record.kept.exception()  # looked at, so that nobody has to
+        return math.inf
 
     async def _disconnect(self) -> None:
         statements, self._statements = self._statements, None
