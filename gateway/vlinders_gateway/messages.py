@@ -31,6 +31,8 @@ class Messages(HttpToolsProtocol):
         self._in_head = False
         self._bytes = 0
         """Of the head or the body that is coming, with all that is around it."""
+        self._read_bytes = 0
+        """What is read at a time: no less than a head that is whole within it."""
         self._body_bytes = self._pieces = 0
         self._upgrading = False
         """The parser takes the body that begins for another protocol."""
@@ -41,7 +43,8 @@ class Messages(HttpToolsProtocol):
 
     def feed(self, data: bytes) -> None:
         """Has the parser read on. No offer to upgrade is taken: it is a request like any other."""
-        self._bytes += len(data)
+        self._read_bytes = len(data)
+        self._bytes += self._read_bytes
         try:
             while data:
                 try:
@@ -64,8 +67,12 @@ class Messages(HttpToolsProtocol):
     # The parser calls what follows; `_stop` ends it as well.
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # else it is a trailer, which nobody in front of us has looked at
-            super().on_header(name, value)
+        if not self._in_head:
+            return  # a trailer, which nobody in front of us has looked at
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def _begin_head(self) -> None:
         super().on_message_begin()
@@ -74,8 +81,7 @@ class Messages(HttpToolsProtocol):
 
     def _end_head(self) -> None:
         """Checks the head, now that it is whole."""
-        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size > MOST_HEAD_BYTES or len(self.headers) > MOST_HEADERS:
+        if len(self.headers) > MOST_HEADERS or self._is_large():
             self._stop(HeadersTooLarge())
         if b"#" in self.url:
             self._stop(MalformedRequest(what="its address has a fragment"))
@@ -84,6 +90,12 @@ class Messages(HttpToolsProtocol):
         self._in_head = False
         self._bytes = self._body_bytes = self._pieces = 0
         self._upgrading = bool(self.parser.should_upgrade() and self._framing())
+
+    def _is_large(self) -> bool:
+        if self._bytes + self._read_bytes <= MOST_HEAD_BYTES:
+            return False  # as nearly always: nothing has to be added up
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        return size > MOST_HEAD_BYTES
 
     def _count(self, piece: bytes) -> None:
         """Checks the body by its pieces: each costs as much as a large one."""
