@@ -109,13 +109,18 @@ class Agent:
         return (await self.hear()).lease
 
     async def report(
-        self, *running: str, finished: tuple[str, ...] = (), slot: str = "tiny-chat"
+        self,
+        *running: str,
+        finished: tuple[str, ...] = (),
+        slot: str = "tiny-chat",
+        most: int = 0,
     ) -> None:
         """Says what runs, and returns when the hub has heard it."""
         load = pb.Load.SlotLoad(
             slot_id=slot, running_request_ids=running, finished_request_ids=finished
         )
-        await self.say(load=pb.Load(epoch=self.welcome.epoch, slots=[load]))
+        told = pb.Load(epoch=self.welcome.epoch, slots=[load], most_requests=most)
+        await self.say(load=told)
         await self.beat()
 
     async def failure(self) -> grpc.aio.AioRpcError:

@@ -121,6 +121,18 @@ async def test_a_full_worker_takes_more_when_something_ends(
     assert again["gen_6"].HasField("target")
 
 
+async def test_a_worker_that_is_late_is_given_no_more_than_it_says(
+    platform: Any, replica: Replica
+) -> None:
+    agent = await platform.worker()
+    await agent.report("gen_0", most=2)
+
+    answers = await replica.ask(*(wanted(f"gen_{n}") for n in (1, 2)))
+
+    assert answers["gen_1"].HasField("target")
+    assert failure_of(answers["gen_2"].status).reason == "NO_WORKER"
+
+
 async def test_a_request_without_an_id_is_refused_alone(platform: Any, replica: Replica) -> None:
     await platform.worker()
 
@@ -222,6 +234,7 @@ async def test_the_standby_table_comes_by_itself_with_tickets_for_any_request(
 
     (entry,) = replica.standby.entries
     assert (entry.model, entry.outstanding, entry.parallel) == ("tiny", 1, 4)
+    assert entry.capacity == 5
     assert replica.standby.lifetime.seconds == 5
     ticket = opened(entry.target.ticket, agent.welcome.ticket_key)
     assert (ticket.request_id, ticket.worker_id) == ("", "worker_1")

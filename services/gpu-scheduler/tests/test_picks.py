@@ -321,6 +321,15 @@ def test_the_standby_table_has_some_slots_of_each_model_with_room(desk: Desk) ->
     assert full not in table["tiny"]
 
 
+def test_a_full_slot_is_in_the_standby_table_too_for_when_something_ends(desk: Desk) -> None:
+    desk.join("worker_1", Offer("small", "small", parallel=1, ready=True))
+    slot = desk.pick("gen_1", model="small")
+    desk.pick("gen_2", model="small")
+    assert slot.full
+
+    assert desk.picks.standby()["small"] == [slot]
+
+
 STEPS = st.lists(
     st.sampled_from(["pick", "begin", "never", "end", "report", "hear", "tell", "again"]),
     max_size=300,

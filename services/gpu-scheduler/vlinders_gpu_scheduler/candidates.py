@@ -84,10 +84,10 @@ class Candidates:
         return self._turns.next(self._slots, now)
 
     def sample(self, most: int) -> Sequence[Slot]:
-        """At most so many slots that have room, from a random one on."""
+        """At most so many slots, from a random one on: those that have room before the others."""
         first = int(self._random() * len(self._slots))
         turned = self._slots[first:] + self._slots[:first]
-        return [slot for slot in turned if not slot.full][:most]
+        return sorted(turned, key=lambda slot: slot.full)[:most]
 
     def _least(self, excluded: Container[str]) -> Slot | None:
         passed: list[tuple[float, int, Slot]] = []

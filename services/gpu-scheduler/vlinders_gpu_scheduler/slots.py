@@ -51,8 +51,13 @@ class Slot:
         return len(self.running) + len(self.unseen) + len(self.worker.unplaced)
 
     @property
+    def most(self) -> int:
+        """Requests that it is given now: fewer while its worker is late."""
+        return min(self.capacity, self.worker.most)
+
+    @property
     def full(self) -> bool:
-        return self.outstanding >= min(self.capacity, self.worker.most)
+        return self.outstanding >= self.most
 
     @property
     def load(self) -> float:

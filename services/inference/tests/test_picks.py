@@ -25,9 +25,17 @@ def target(worker_id: str) -> pb.Target:
     return pb.Target(worker_id=worker_id, address="http://127.0.0.1:1", slot_id="s", ticket="t")
 
 
-def table(*entries: tuple[str, int, int], seconds: int = 5) -> pb.PickAnswers:
+def table(
+    *entries: tuple[str, int, int], seconds: int = 5, capacity: int | None = None
+) -> pb.PickAnswers:
     rows = [
-        pb.StandbyTable.Entry(model="m", target=target(name), outstanding=out, parallel=parallel)
+        pb.StandbyTable.Entry(
+            model="m",
+            target=target(name),
+            outstanding=out,
+            parallel=parallel,
+            capacity=capacity,
+        )
         for name, out, parallel in entries
     ]
     return pb.PickAnswers(standby=pb.StandbyTable(entries=rows, lifetime=Duration(seconds=seconds)))
@@ -112,9 +120,56 @@ async def test_a_lost_scheduler_is_stood_in_for_by_its_last_table() -> None:
         await scheduler.running.aclose()
         await until(lambda: not picks.connected)
 
-        found = [await pick(picks) for _ in range(5)]
+        found = [await pick(picks, f"req_{number}") for number in range(5)]
 
     assert sorted(found) == ["a"] * 2 + ["b"] * 3
+
+
+async def test_the_table_gives_no_slot_more_than_it_takes() -> None:
+    """Else a scheduler that is late would let everything in when there is too much already."""
+    scheduler = Scripted(table(("a", 1, 2), ("full", 3, 2), capacity=3))
+    async with picking(scheduler) as picks:
+        assert await pick(picks, "req_1") == "asked"
+        await scheduler.running.aclose()
+        await until(lambda: not picks.connected)
+
+        assert [await pick(picks, f"req_{n}") for n in (2, 3)] == ["a", "a"]
+        with pytest.raises(NoCapacity):
+            await pick(picks, "req_4")
+
+        picks.finished("req_1")  # of another worker: that gives no room
+        with pytest.raises(NoCapacity):
+            await pick(picks, "req_4")
+        picks.finished("req_2")
+        assert await pick(picks, "req_4") == "a"
+
+
+async def test_what_ends_makes_room_where_the_scheduler_put_it() -> None:
+    scheduler = Scripted(table(("asked", 0, 1), capacity=1))
+    async with picking(scheduler) as picks:
+        assert await pick(picks, "req_1") == "asked"
+        await scheduler.running.aclose()
+        await until(lambda: not picks.connected)
+        with pytest.raises(NoCapacity):
+            await pick(picks, "req_2")
+
+        picks.finished("req_1")
+
+        assert await pick(picks, "req_2") == "asked"
+
+
+async def test_what_moves_makes_room_where_it_was() -> None:
+    scheduler = Scripted(table(("a", 0, 1), ("b", 0, 1), capacity=1))
+    async with picking(scheduler) as picks:
+        await scheduler.running.aclose()
+        await until(lambda: not picks.connected)
+
+        assert await pick(picks, "req_1") == "a"
+        assert await pick(picks, "req_1", "a") == "b"
+        with pytest.raises(NoCapacity):
+            await pick(picks, "req_1", "a", "b")
+
+        assert {await pick(picks, "req_2"), await pick(picks, "req_3")} == {"a", "b"}
 
 
 async def test_the_table_does_not_do_for_ever_nor_for_who_has_failed() -> None:

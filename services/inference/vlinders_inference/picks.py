@@ -6,7 +6,6 @@ scheduler sends every second does for five seconds; then there is nobody to send
 
 import asyncio
 import math
-import time
 from collections.abc import AsyncIterator, Callable, Sequence, Set
 from typing import Any
 
@@ -18,20 +17,17 @@ from vlinders.gpu_scheduler.v1.picks_pb2 import (
     PickAnswers,
     PickRequest,
     PickRequests,
-    StandbyTable,
     Target,
 )
 from vlinders.gpu_scheduler.v1.picks_pb2_grpc import PickServiceStub
 from vlinders_inference.errors import NoCapacity
+from vlinders_inference.standby import Standby
 from vlinders_kit import logs
 from vlinders_kit.errors import failure_of
 from vlinders_kit.outages import Outage
 
 PICK_SECONDS = 1.0
 """How long a pick may take before the table has to do."""
-
-STANDBY_SECONDS = 5.0
-"""How long a table does that says nothing else."""
 
 MOST_FINISHED = 10_000
 """Ends of requests that are kept for a scheduler that is away."""
@@ -59,7 +55,7 @@ class Picks:
         self._waiting: dict[str, asyncio.Future[PickAnswer]] = {}
         self.connected = False
         """Whether the scheduler can be asked now."""
-        self._standby = _Standby()
+        self._standby = Standby()
 
     @property
     def known(self) -> bool:
@@ -80,37 +76,29 @@ class Picks:
 
         A second pick of the same request, with the workers that failed it excluded, moves it.
         """
-        if not self.connected:
-            return self._standby.pick(model, excluded)
-        waiter: asyncio.Future[PickAnswer] = asyncio.get_running_loop().create_future()
-        self._waiting[request_id] = waiter
-        self._asked.append(
-            PickRequest(
-                request_id=request_id,
-                model=model,
-                tenant_id=tenant_id,
-                input_tokens=input_tokens,
-                output_tokens=output_tokens,
-                excluded_worker_ids=excluded,
-            )
+        self._standby.end(request_id)
+        request = PickRequest(
+            request_id=request_id,
+            model=model,
+            tenant_id=tenant_id,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            excluded_worker_ids=excluded,
         )
-        self._wake.set()
-        try:
-            async with asyncio.timeout(PICK_SECONDS):
-                answer = await waiter
-        except (TimeoutError, _StreamLost):
-            return self._standby.pick(model, excluded)
-        finally:
-            self._waiting.pop(request_id, None)
-        if answer.HasField("status"):
+        answer = await self._ask(request) if self.connected else None
+        if answer is None:
+            target = self._standby.pick(model, excluded)
+        elif answer.HasField("status"):
             raise _full(model, answer.status)
-        return answer.target
+        else:
+            target = answer.target
+        self._standby.begin(request_id, target)
+        return target
 
     def finished(self, request_id: str) -> None:
         """The request has ended, or never began on the worker that was picked."""
-        if len(self._finished) < MOST_FINISHED:
-            self._finished.append(request_id)
-            self._wake.set()
+        self._standby.end(request_id)
+        self._tell_finished(request_id)
 
     async def run(self) -> None:
         """Keeps the stream to the scheduler open, until cancelled."""
@@ -125,6 +113,25 @@ class Picks:
                 self.connected = False
                 self._lose()
             await away.wait(error)
+
+    async def _ask(self, request: PickRequest) -> PickAnswer | None:
+        """What the scheduler says; None if it is silent."""
+        waiter: asyncio.Future[PickAnswer] = asyncio.get_running_loop().create_future()
+        self._waiting[request.request_id] = waiter
+        self._asked.append(request)
+        self._wake.set()
+        try:
+            async with asyncio.timeout(PICK_SECONDS):
+                return await waiter
+        except (TimeoutError, _StreamLost):
+            return None
+        finally:
+            self._waiting.pop(request.request_id, None)
+
+    def _tell_finished(self, request_id: str) -> None:
+        if len(self._finished) < MOST_FINISHED:
+            self._finished.append(request_id)
+            self._wake.set()
 
     async def _connected(self, away: Outage) -> None:
         await self._channel.channel_ready()
@@ -157,7 +164,7 @@ class Picks:
             if waiter is not None and not waiter.done():
                 waiter.set_result(answer)
             elif answer.HasField("target"):
-                self.finished(answer.request_id)  # too late: it went elsewhere
+                self._tell_finished(answer.request_id)  # too late: it went elsewhere
 
     def _lose(self) -> None:
         self._asked.clear()
@@ -176,42 +183,3 @@ def _full(model: str, status: Status) -> NoCapacity:
 
 class _StreamLost(Exception):
     pass
-
-
-class _Standby:
-    """The scheduler's last table, with what was sent by it since."""
-
-    def __init__(self) -> None:
-        self._table = StandbyTable()
-        self._until = 0.0
-        self._sent: dict[tuple[str, str], int] = {}
-
-    @property
-    def holds(self) -> bool:
-        return time.monotonic() < self._until
-
-    def replace(self, table: StandbyTable) -> None:
-        lifetime = table.lifetime.ToTimedelta().total_seconds() or STANDBY_SECONDS
-        self._table = table
-        self._until = time.monotonic() + lifetime
-        self._sent.clear()
-
-    def pick(self, model: str, excluded: Sequence[str]) -> Target:
-        """The slot with the least load for its width. Raises NoCapacity."""
-        best, least = None, 0.0
-        if self.holds:
-            for entry in self._table.entries:
-                if entry.model != model or entry.target.worker_id in excluded:
-                    continue
-                sent = self._sent.get(_slot(entry.target), 0)
-                load = (entry.outstanding + sent) / max(entry.parallel, 1)
-                if best is None or load < least:
-                    best, least = entry.target, load
-        if best is None:
-            raise NoCapacity(model=model)
-        self._sent[_slot(best)] = self._sent.get(_slot(best), 0) + 1
-        return best
-
-
-def _slot(target: Target) -> tuple[str, str]:
-    return target.worker_id, target.slot_id

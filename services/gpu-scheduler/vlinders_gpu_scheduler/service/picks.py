@@ -161,5 +161,6 @@ def _standby(hub: Hub) -> pb.StandbyTable:
                 target=_target(hub, slot, "", now),
                 outstanding=slot.outstanding,
                 parallel=slot.parallel,
+                capacity=slot.most,
             )
     return table
