@@ -45,20 +45,33 @@ class Counts(Collector):
 
     def __init__(self, name: str, text: str, labels: Labels = ()) -> None:
         self._family = name, text, labels
-        self._values: defaultdict[Row, int] = defaultdict(int)
+        self._counts: defaultdict[Row, Count] = defaultdict(Count)
         if not labels:
-            self._values[()] = 0  # told from the first scrape on, so that its rate is known
+            self.of()  # told from the first scrape on, so that its rate is known
         REGISTRY.register(self)
 
+    def of(self, labels: Row = ()) -> "Count":
+        """The one with these values of the labels, for who counts a lot and keeps it."""
+        return self._counts[labels]
+
     def add(self, labels: Row = (), number: int = 1) -> None:
-        self._values[labels] += number
+        self._counts[labels].value += number
 
     def collect(self) -> Iterable[Metric]:
         name, text, labels = self._family
         family = CounterMetricFamily(name, text, labels=labels)
-        for row, value in dict(self._values).items():
-            family.add_metric(list(map(str, row)), value)
+        for row, count in dict(self._counts).items():
+            family.add_metric(list(map(str, row)), count.value)
         yield family
+
+
+class Count:
+    """One counter of a family."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
 
 
 class Times(Collector):
@@ -67,22 +80,39 @@ class Times(Collector):
     def __init__(self, name: str, text: str, labels: Labels, bounds: Sequence[float]) -> None:
         self._family = name, text, labels
         self._bounds = bounds
-        self._numbers: defaultdict[Row, list[int]] = defaultdict(lambda: [0] * (len(bounds) + 1))
-        self._sums: defaultdict[Row, float] = defaultdict(float)
+        self._times: defaultdict[Row, Time] = defaultdict(lambda: Time(bounds))
         REGISTRY.register(self)
 
+    def of(self, labels: Row) -> "Time":
+        """As with `Counts`."""
+        return self._times[labels]
+
     def observe(self, labels: Row, seconds: float) -> None:
-        self._numbers[labels][bisect_left(self._bounds, seconds)] += 1
-        self._sums[labels] += seconds
+        self._times[labels].observe(seconds)
 
     def collect(self) -> Iterable[Metric]:
         name, text, labels = self._family
         family = HistogramMetricFamily(name, text, labels=labels)
         bounds = [*map(floatToGoString, self._bounds), "+Inf"]
-        for row, numbers in dict(self._numbers).items():
-            buckets = list(zip(bounds, accumulate(numbers), strict=True))
-            family.add_metric(list(map(str, row)), buckets, self._sums[row])
+        for row, time in dict(self._times).items():
+            buckets = list(zip(bounds, accumulate(time.numbers), strict=True))
+            family.add_metric(list(map(str, row)), buckets, time.sum)
         yield family
+
+
+class Time:
+    """One histogram of a family."""
+
+    __slots__ = ("_bounds", "numbers", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self.numbers = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.numbers[bisect_left(self._bounds, seconds)] += 1
+        self.sum += seconds
 
 
 class _Gauges(Collector):

@@ -451,9 +451,7 @@ async def stage(database_url: str) -> AsyncIterator[Stage]:
         usage, watch, workers = UsageLog(database_url), Watch(), Workers(connect_seconds=2)
         picker = Picks(channel, workers.suspect)
         router = Router(picker, workers, Providers(models, timeouts))
-        generations = Generations(
-            catalogue, credit_book, router, usage, watch, timeouts, SystemClock()
-        )
+        generations = Generations(catalogue, credit_book, router, usage, watch, timeouts)
         service = GenerationService(generations)
         inference = await stack.enter_async_context(served(DOMAIN, *services(service, catalogue)))
 

@@ -177,12 +177,14 @@ def counted(raw: Raw, ask: Ask, *, produced: int, began: bool) -> Tokens:
 
 def told_usage(tokens: Tokens) -> bytes:
     """The usage of an answer, in JSON."""
-    cached = b',"prompt_tokens_details":{"cached_tokens":%d}' % tokens.cached
+    prompt, cached = tokens.prompt, b""
+    if tokens.cached:
+        cached = b',"prompt_tokens_details":{"cached_tokens":%d}' % tokens.cached
     return b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d%s}' % (
-        tokens.prompt,
+        prompt,
         tokens.output,
-        tokens.prompt + tokens.output,
-        cached if tokens.cached else b"",
+        prompt + tokens.output,
+        cached,
     )
 
 

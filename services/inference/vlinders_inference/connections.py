@@ -64,13 +64,14 @@ class Response:
             await self._wait()
         return self._all()
 
-    @property
-    def ready(self) -> bool:
-        """Whether something has come, or all has: then `read_now` gives what `read` would."""
-        return bool(self._pieces) or (self.ended and self._error is None)
-
     def read_now(self) -> bytes:
+        """What `read` gives, as far as it has come: nothing where that would wait, or raise."""
         return self._all() if self._pieces else b""
+
+    @property
+    def whole(self) -> bool:
+        """Everything has come, and was read."""
+        return self.ended and not self._pieces and self._error is None
 
     async def pump(self, sink: Callable[[bytes], bool]) -> None:
         """Has `sink` called with all that comes, as it comes, until it says False or that was all.
@@ -142,7 +143,8 @@ class Response:
     def _all(self) -> bytes:
         pieces, self._pieces = self._pieces, []
         self._waiting = 0
-        self._let_on()
+        if self._held:
+            self._let_on()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _hold(self) -> None:

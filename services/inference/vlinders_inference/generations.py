@@ -31,7 +31,6 @@ from vlinders_inference.streams import EventStream
 from vlinders_inference.waits import Client, ClientLeft, TookTooLong, Wait, Watch
 from vlinders_inference.wholes import Gathering, Pieces, Taker
 from vlinders_kit import tracing
-from vlinders_kit.clock import Clock
 from vlinders_kit.errors import AppError
 from vlinders_kit.ids import new_id
 
@@ -75,7 +74,6 @@ class Generations:
         usage: UsageLog,
         watch: Watch,
         timeouts: Timeouts,
-        clock: Clock,
     ) -> None:
         self._catalogue = catalogue
         self._credit = credit
@@ -83,7 +81,6 @@ class Generations:
         self._usage = usage
         self._watch = watch
         self._timeouts = timeouts
-        self._clock = clock
 
     async def serve(
         self, operation: str, caller: Caller, request_id: str, body: bytes, client: Client
@@ -133,7 +130,7 @@ class Generations:
         except AppError as error:
             measures.refused(error.reason)
             raise
-        return Job(request_id, operation, caller, ask, price, hold, self._clock.now().timestamp())
+        return Job(request_id, operation, caller, ask, price, hold)
 
     def _end(self, job: Job, failure: AppError | None) -> "asyncio.Future[None]":
         """Settles the job and has its record written; done once that is kept."""
@@ -156,8 +153,9 @@ class Generations:
 
         def start(attempt: Attempt) -> Awaitable[Response]:
             nonlocal taker
-            taker = _taker(job, attempt)
-            return self._post(job, attempt, wait)
+            gathers = attempt.always_stream and not job.ask.model.embeddings
+            taker = _taker(job, attempt, gathers=gathers)
+            return self._post(job, attempt, wait, stream=gathers)
 
         try:
             response = await self._router.first(job, start)
@@ -182,12 +180,12 @@ class Generations:
         try:
             whole = False
             while not whole:
-                if response.ready:
-                    data = response.read_now()
-                else:
+                data = response.read_now()
+                if not data:
                     data = await read(response, wait, self._timeouts.first_byte)
-                spans.heard(job, data)
-                whole = taker.feed(data)
+                if job.asking is not None:
+                    spans.heard(job, data)
+                whole = taker.feed(data, last=response.whole)
         except BaseException:
             response.close()
             raise
@@ -249,7 +247,7 @@ class Generations:
             """Runs out of the connection, for each piece; the rest here only when it must wait."""
             nonlocal unsent
             out = events.feed(data)
-            if events.produced:
+            if events.produced and not job.first_token:
                 job.token_came()
             wait.at_most(idle)
             if not client.offer(out):
@@ -281,32 +279,35 @@ class Generations:
         except Disconnected:
             raise AttemptFailed("connection lost") from None
 
-    def _post(self, job: Job, attempt: Attempt, wait: Wait) -> Awaitable[Response]:
-        """Asks the engine. From then on the client's leaving has the engine stop."""
+    def _post(
+        self, job: Job, attempt: Attempt, wait: Wait, *, stream: bool = False
+    ) -> Awaitable[Response]:
+        """Asks the engine, to `stream` even what the client wants whole.
+
+        From then on the client's leaving has the engine stop.
+        """
         if wait.client.cancelled:
             raise ClientLeft
         stop = partial(self._router.stop, attempt) if attempt.cancel_path else None
         wait.when_left(stop, settle=SETTLE_SECONDS if stop is not None else 0.0)
         job.asked = True
-        body = body_for(job.ask, attempt.name, attempt.limit_field, stream=_gathers(job, attempt))
+        body = body_for(job.ask, attempt.name, attempt.limit_field, stream=stream)
         return post(attempt, body, wait, self._timeouts)
 
 
-def _taker(job: Job, attempt: Attempt) -> Taker:
-    """What takes in the answer of `attempt`, for a client that wants it whole."""
+def _taker(job: Job, attempt: Attempt, *, gathers: bool) -> Taker:
+    """What takes in the answer of `attempt`, for a client that wants it whole.
+
+    With `gathers` the engine streams it all the same.
+    """
     told = job.ask, _answer_id(job), int(job.started_at)
-    if _gathers(job, attempt):
+    if gathers:
         return Gathering(*told)
     # What a provider that is closed has done by then, nobody says: the prompt, at least. So it is
     # with embeddings, whose prompt is all the work, and of which no engine says how far it came.
     counts = attempt.served_by == WORKER and not job.ask.model.embeddings
     least = 0 if counts else job.ask.prompt_guess
     return Pieces(*told, OPERATIONS[job.operation].answer, least)
-
-
-def _gathers(job: Job, attempt: Attempt) -> bool:
-    """Whether the engine is asked to stream although the client wants the answer whole."""
-    return attempt.always_stream and not job.ask.stream and not job.ask.model.embeddings
 
 
 def _answer_id(job: Job) -> str:

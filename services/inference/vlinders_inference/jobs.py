@@ -23,8 +23,7 @@ class Job(Struct, eq=False):
     ask: Ask
     price: Price
     hold: Hold
-    started_at: float
-    """Seconds since 1970."""
+    started_at: float = field(default_factory=time.time)
     began: float = field(default_factory=time.monotonic)
     served_by: str = ""
     picked: bool = False

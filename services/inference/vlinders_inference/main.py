@@ -124,9 +124,7 @@ def _serve(
 ) -> None:
     watch = Watch()
     process.background("watch", watch.run)
-    generations = Generations(
-        models, credit, router, usage, watch, settings.timeouts, SystemClock()
-    )
+    generations = Generations(models, credit, router, usage, watch, settings.timeouts)
     service = GenerationService(generations)
     pipes = service.pipe.listen(
         settings.host,

@@ -1,5 +1,7 @@
 """What is measured of generations: the pipe passes the interceptors by, so this counts them."""
 
+from functools import cache
+
 from prometheus_client import Gauge
 
 from vlinders.inference.v1.events_pb2 import UsageRecorded
@@ -33,18 +35,33 @@ _OUTCOMES = {
 }
 
 
+class _Engine:
+    """What is counted of one engine at each request."""
+
+    def __init__(self, by: str) -> None:
+        self.input = _TOKENS.of((by, "input"))
+        self.cached = _TOKENS.of((by, "cached_input"))
+        self.output = _TOKENS.of((by, "output"))
+        self.first = _FIRST.of((by,))
+        self.total = _TOTAL.of((by,))
+
+
+_engine = cache(_Engine)
+
+
 def ended(event: UsageRecorded) -> None:
     """Counts a request by its record."""
     by = event.served_by or "nobody"
+    engine = _engine(by)
     _ENDED.add((event.operation, by, _OUTCOMES[event.outcome]))
-    _TOKENS.add((by, "input"), event.input_tokens)
-    _TOKENS.add((by, "cached_input"), event.cached_input_tokens)
-    _TOKENS.add((by, "output"), event.output_tokens)
+    engine.input.value += event.input_tokens
+    engine.cached.value += event.cached_input_tokens
+    engine.output.value += event.output_tokens
     if event.estimated:
         _ESTIMATED.add((by,))
-    if event.first_token_ms:
-        _FIRST.observe((by,), event.first_token_ms / 1000)
-    _TOTAL.observe((by,), event.total_ms / 1000)
+    if first := event.first_token_ms:
+        engine.first.observe(first / 1000)
+    engine.total.observe(event.total_ms / 1000)
 
 
 def refused(reason: str) -> None:

@@ -26,8 +26,11 @@ from vlinders_kit.completions import Assembly
 class Taker(Protocol):
     """Takes one answer in."""
 
-    def feed(self, data: bytes) -> bool:
-        """Takes in what has come, nothing at its end. Whether that was all. Raises BrokenAnswer."""
+    def feed(self, data: bytes, *, last: bool) -> bool:
+        """Takes in what has come; `last`: there is no more. Whether that was all.
+
+        Raises BrokenAnswer.
+        """
         ...
 
     def whole(self) -> Whole:
@@ -52,12 +55,12 @@ class Pieces:
         self._pieces: list[bytes] = []
         self._size = 0
 
-    def feed(self, data: bytes) -> bool:
+    def feed(self, data: bytes, *, last: bool) -> bool:
         self._pieces.append(data)
         self._size += len(data)
         if self._size > LARGEST_ANSWER:
             raise BrokenAnswer("the answer is too large")
-        return not data
+        return last
 
     def whole(self) -> Whole:
         return self._read(b"".join(self._pieces), self._ask, self._id, self._created)
@@ -80,12 +83,14 @@ class Gathering:
         self._assembly = Assembly()
         self._size = 0
 
-    def feed(self, data: bytes) -> bool:
+    def feed(self, data: bytes, *, last: bool) -> bool:
         self._size += len(data)
         if self._size > LARGEST_ANSWER:
             raise BrokenAnswer("the answer is too large")
         events = self._events
-        out = events.feed(data) if data else events.end()
+        out = events.feed(data)
+        if last:
+            out += events.end()
         for event in out.split(b"\n\n")[:-1]:
             self._assembly.add(event.removeprefix(b"data: "))
         return events.done or events.broken is not None
