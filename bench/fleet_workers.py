@@ -108,6 +108,7 @@ class Fleet:
             asyncio.get_running_loop().call_later(delay, self._beat, wire)
         elif message.HasField("lease") and message.lease.beat_seq == beating.seq:
             self.round_trips.append(time.perf_counter() - beating.sent_at)
+            beating.answered = beating.seq
             self._note_heard(wire)
             if message.lease.HasField("beat_period"):
                 beating.period = message.lease.beat_period.ToTimedelta().total_seconds()
@@ -118,8 +119,8 @@ class Fleet:
             return
         beating.seq += 1
         beating.sent_at = time.perf_counter()
-        beat = pb.WorkerMessage(beat=pb.Beat(seq=beating.seq, epoch=beating.epoch))
-        wire.say(beat.SerializeToString())
+        beat = pb.Beat(seq=beating.seq, epoch=beating.epoch, answered=beating.answered)
+        wire.say(pb.WorkerMessage(beat=beat).SerializeToString())
         pause = beating.period * random.uniform(1 - JITTER, 1 + JITTER)
         asyncio.get_running_loop().call_later(pause, self._beat, wire)
 
@@ -144,6 +145,7 @@ class _Beating:
     epoch: int = 0
     period: float = 2.0
     seq: int = 0
+    answered: int = 0
     sent_at: float = 0.0
 
 

@@ -22,6 +22,8 @@ HEALED = 15.0
 TOLD = 10.0
 """Seconds after which no client may wait any more for what a worker has begun that is cut off: its
 beats are missed for 5, and it is asked whether it lives for 1.5; the rest is for a busy machine."""
+SLOWEST = 25.0
+"""Seconds that any request may take: a worker is given up, and another answers within three."""
 WORKERS = scaled(("cut off", "hears nothing"), ("cut off", "hears nothing", "not heard"))
 
 
@@ -60,11 +62,14 @@ async def test_of_a_partition_that_has_healed_nothing_is_left(
     figure(
         "clients of a worker that is cut off are told", told, "s", must="≤ 7 s", condition=condition
     )
+    slowest = max(each.ended - each.invoked for each in load.operations)
+    figure("slowest of all requests meanwhile", slowest, "s", must="≤ 15 s", condition=condition)
     figure("workers serve again after a partition", back, "s", must="≤ 15 s", condition=condition)
     figure("slots held after the last request", free, "s", must="≤ 15 s", condition=condition)
     figure("orphan engines", len(orphans), must="0", condition=condition)
     figure("requests that ended with an error", len(failed), condition=f"of {len(load.operations)}")
     assert told < TOLD
+    assert slowest < SLOWEST
     assert orphans == []
     assert free < HEALED
     assert verdict.findings == []

@@ -94,6 +94,15 @@ async def test_without_acknowledged_beats_nothing_new_starts_but_streams_go_on(
             assert answer.status == 200
 
 
+async def test_a_beat_says_which_answer_has_come(host: Any, numbered: Any) -> None:
+    async with host(numbered) as here:
+        await here.scheduler.until(lambda: here.scheduler.all("beat")[-1].answered >= 2)
+        here.scheduler.renews = False
+        await here.scheduler.until(lambda: _unanswered(here) > 3)
+        here.scheduler.renews = True
+        await here.scheduler.until(lambda: _unanswered(here) <= 1)
+
+
 async def test_a_drain_lets_what_runs_finish_and_then_says_goodbye(
     host: Any, numbered: Any
 ) -> None:
@@ -174,6 +183,11 @@ async def test_a_request_is_not_started_twice(host: Any, numbered: Any, path: st
             assert (answer.status, await _code(answer)) == (409, "REQUEST_RUNS")
         async with here.ask("r2", slot_id="unknown") as answer:
             assert (answer.status, await _code(answer)) == (503, "SLOT_NOT_READY")
+
+
+def _unanswered(here: Any) -> int:
+    beat = here.scheduler.all("beat")[-1]
+    return int(beat.seq - beat.answered)
 
 
 def _told(here: Any, ids: str) -> list[str]:

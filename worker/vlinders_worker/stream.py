@@ -104,6 +104,8 @@ class SchedulerStream:
         self._drain = drain
         self._clock = clock
         self._welcomed = self._silent = self._left = False
+        self._answered = 0
+        """The last beat of the stream whose answer has come."""
 
     async def run(self) -> None:
         """Connects, and connects again, until `leave`."""
@@ -144,7 +146,7 @@ class SchedulerStream:
             if first is None or first.WhichOneof("kind") != "welcome":
                 raise _Ended("no welcome")
             self._lease.begin(first.welcome, hello_sent_at=sent_at)
-            self._welcomed = True
+            self._welcomed, self._answered = True, 0
             log.info("registered", scheduler=target, epoch=self._lease.epoch)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._write(call))
@@ -172,6 +174,7 @@ class SchedulerStream:
         kind = message.WhichOneof("kind")
         if kind == "lease":
             self._lease.renew(message.lease)
+            self._answered = message.lease.beat_seq
         elif kind == "drain":
             group.create_task(self._drained(message.drain))
 
@@ -189,7 +192,7 @@ class SchedulerStream:
             if now >= next_beat:
                 seq += 1
                 self._lease.beat_leaves(seq)
-                beat = Beat(seq=seq, epoch=self._lease.epoch)
+                beat = Beat(seq=seq, epoch=self._lease.epoch, answered=self._answered)
                 await call.write(WorkerMessage(beat=beat))
                 period = self._lease.beat_period.total_seconds()
                 next_beat = now + period * random.uniform(1 - JITTER, 1 + JITTER)

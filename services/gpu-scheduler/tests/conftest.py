@@ -102,10 +102,10 @@ class Agent:
         self.welcome = (await self.hear()).welcome
         return self
 
-    async def beat(self) -> pb.Lease:
+    async def beat(self, **over: int) -> pb.Lease:
         """Beats, and answers with what acknowledges it."""
         self._seq += 1
-        await self.say(beat=pb.Beat(seq=self._seq, epoch=self.welcome.epoch))
+        await self.say(beat=pb.Beat(seq=self._seq, epoch=self.welcome.epoch, **over))
         return (await self.hear()).lease
 
     async def report(

@@ -108,6 +108,29 @@ class TestSilence:
 
         assert worker.life.state is State.SUSPECT
 
+    def test_a_worker_that_hears_nothing_is_suspect_for_as_long_as_it_beats(
+        self, watched: Watched
+    ) -> None:
+        (worker,) = watched.join(1)
+        watched.age()
+
+        for _ in range(20):
+            watched.run(2)
+            watched.fleet.beat(worker, deaf=True)
+
+        assert watched.changes_of(worker)[1:] == [(State.SUSPECT, "hears nothing")]
+        watched.fleet.beat(worker)
+        assert worker.life.state is State.ONLINE
+
+    def test_a_worker_that_we_did_not_answer_is_not_deaf(self, watched: Watched) -> None:
+        (worker,) = watched.join(1)
+        watched.age()
+        watched.stall(30)
+
+        watched.fleet.beat(worker, deaf=True)
+
+        assert worker.life.state is State.ONLINE
+
     def test_a_goodbye_is_no_silence(self, watched: Watched) -> None:
         (worker,) = watched.join(1)
         line = worker.line

@@ -115,6 +115,22 @@ class TestBeats:
         assert lease.hub_clock_ms == platform.clock.monotonic() * 1000
         assert platform.state() == "ONLINE"
 
+    async def test_tell_of_a_worker_that_hears_no_answer(self, platform: Any) -> None:
+        agent = await platform.agent().hello()
+        states = []
+        for answered in (0, 0, 0, 0, 4):
+            await agent.beat(answered=answered)
+            states.append(platform.state())
+
+        assert states == ["ONLINE", "ONLINE", "SUSPECT", "SUSPECT", "ONLINE"]
+
+    async def test_of_an_older_agent_do_not_tell_that(self, platform: Any) -> None:
+        agent = await platform.agent().hello()
+        for _ in range(5):
+            await agent.beat()
+
+        assert platform.state() == "ONLINE"
+
     async def test_of_another_epoch_end_the_stream(self, platform: Any) -> None:
         agent = await platform.worker()
         await agent.say(beat=pb.Beat(seq=2, epoch=agent.welcome.epoch - 1))

@@ -88,11 +88,19 @@ class Fleet:
         if worker.line is not line or worker.epoch != epoch:
             raise StaleEpoch(worker_id=worker.id, epoch=epoch)
 
-    def beat(self, worker: Worker) -> Timers | None:
+    def beat(self, worker: Worker, *, deaf: bool = False) -> Timers | None:
         """Hears a beat. Answers what the worker is to keep from now on, where that has changed:
-        in a fleet that has grown, longer beats with longer leases."""
-        life = worker.life
-        self._move(worker, life.beat(self._clock.monotonic()))
+        in a fleet that has grown, longer beats with longer leases.
+
+        A `deaf` worker has heard none of our last answers: it lives, but starts nothing any more.
+        Unless we have stalled: then we have not answered.
+        """
+        life, now = worker.life, self._clock.monotonic()
+        if deaf and not self.doubt.stalled(now):
+            life.hear(now)
+            self._move(worker, life.suspect(now, "hears nothing"))
+            return None
+        self._move(worker, life.beat(now))
         if len(self.workers) <= self._at_ease:
             return None
         wanted = self.timers

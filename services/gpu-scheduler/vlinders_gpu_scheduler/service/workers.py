@@ -30,6 +30,9 @@ JOIN_TOKEN = "vlinders-join-token"
 HELLO_SECONDS = 10.0
 """How long a stream may be open without its Hello."""
 
+UNANSWERED = 2
+"""Beats in a row that a worker may have sent before it hears the answer to the first."""
+
 LARGEST = 1 << 20
 """Bytes of one message of a worker."""
 
@@ -186,7 +189,8 @@ def _take(hub: Hub, worker: Worker, line: WorkerLine, message: pb.WorkerMessage)
     if kind == "beat":
         beat = message.beat
         hub.fleet.require(worker, line, beat.epoch)
-        longer = hub.fleet.beat(worker)
+        deaf = beat.HasField("answered") and beat.seq - beat.answered > UNANSWERED
+        longer = hub.fleet.beat(worker, deaf=deaf)
         lease = pb.Lease(
             beat_seq=beat.seq, epoch=beat.epoch, hub_clock_ms=hub_ms(hub.clock.monotonic())
         )
