@@ -18,6 +18,10 @@ from vlinders_kit.errors import AppError
 KEEP_ALIVE_SECONDS = 75
 """Longer than the load balancers in front keep an idle connection, so that they end it, not we."""
 
+KERNEL_HOLDS = 32 * 1024
+"""Bytes of answers that the kernel takes of us for a connection beyond what is under way on the
+network, or else it takes megabytes for each client that does not read."""
+
 _BACKLOG = 2048
 
 
@@ -97,6 +101,8 @@ def listen(
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, seconds // 6))
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1_000 * seconds)
+    # What it accepts has this as well.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, KERNEL_HOLDS)
     listener.bind((host, port))
     listener.listen(_BACKLOG)
     listener.setblocking(False)

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from vlinders_inference import connections
-from vlinders_inference.connections import BUFFERED, Disconnected, Response, Target, head_of
+from vlinders_inference.connections import Target, head_of
+from vlinders_inference.responses import BUFFERED, Disconnected, Response
 
 pytestmark = pytest.mark.anyio
 
@@ -327,3 +328,21 @@ async def test_a_fault_of_who_gets_what_comes_is_told_to_him() -> None:
         response = await target.post(HEAD, b"")
         with pytest.raises(ZeroDivisionError):
             await response.pump(lambda piece: bool(1 // 0))
+
+
+async def test_an_engine_is_held_up_before_much_of_its_answer_is_here() -> None:
+    server = Server(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n" + b"x" * (64 * BUFFERED))
+    passed: list[bytes] = []
+
+    async with talking(server) as target:
+        response = await target.post(HEAD, b"")
+        async with asyncio.timeout(10):
+            while not response._held:
+                await asyncio.sleep(0.01)
+            for _ in range(8):
+                await response.pump(lambda piece: bool(passed.append(piece)))
+        response.close()
+
+    # What waited before, and then what one read brings: nobody could hold that up.
+    assert len(passed[0]) <= 2 * BUFFERED
+    assert max(map(len, passed[1:])) <= BUFFERED

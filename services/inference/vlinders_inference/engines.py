@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Struct
 
 from vlinders_inference.breakers import Breaker
-from vlinders_inference.connections import Disconnected, Response, Target
+from vlinders_inference.connections import Target
+from vlinders_inference.responses import Disconnected, Response
 from vlinders_inference.waits import ClientLeft, TookTooLong, Wait
 
 PATHS = {"CreateChatCompletion": "chat/completions", "CreateEmbeddings": "embeddings"}

@@ -12,7 +12,6 @@ from vlinders_inference import measures, spans
 from vlinders_inference.admission import CreditBook
 from vlinders_inference.answers import BrokenAnswer, Reader, completion, embeddings
 from vlinders_inference.catalogue import Catalogue, Model
-from vlinders_inference.connections import Disconnected, Response
 from vlinders_inference.engines import Attempt, AttemptFailed, Timeouts, post, read
 from vlinders_inference.errors import (
     ClientStalled,
@@ -26,6 +25,7 @@ from vlinders_inference.jobs import Job
 from vlinders_inference.metering import UsageLog
 from vlinders_inference.prices import NONE
 from vlinders_inference.requests import Ask, body_for, read_chat, read_embeddings
+from vlinders_inference.responses import Disconnected, Response
 from vlinders_inference.routes import WORKER, Router
 from vlinders_inference.streams import EventStream
 from vlinders_inference.waits import Client, ClientLeft, TookTooLong, Wait, Watch

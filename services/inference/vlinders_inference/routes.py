@@ -8,11 +8,12 @@ from typing import Any, Protocol, TypeVar
 from vlinders.gpu_scheduler.v1.picks_pb2 import Target as Slot
 from vlinders_inference import measures, spans
 from vlinders_inference.breakers import RetryBudget
-from vlinders_inference.connections import Disconnected, Response, head_of
+from vlinders_inference.connections import head_of
 from vlinders_inference.engines import PATHS, Attempt, AttemptFailed, Refused
 from vlinders_inference.errors import NoCapacity, UpstreamFailed, UpstreamRefused
 from vlinders_inference.jobs import Job
 from vlinders_inference.providers import Providers
+from vlinders_inference.responses import Disconnected, Response
 from vlinders_inference.workers import Workers
 from vlinders_kit import logs, tracing
 

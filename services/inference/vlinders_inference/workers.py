@@ -11,7 +11,8 @@ import asyncio
 from collections.abc import Set
 
 from vlinders.gpu_scheduler.v1.picks_pb2 import Target as Slot
-from vlinders_inference.connections import Disconnected, Target, head_of
+from vlinders_inference.connections import Target, head_of
+from vlinders_inference.responses import Disconnected
 from vlinders_kit import logs
 
 ANSWER_SECONDS = 1.5

@@ -1,0 +1,102 @@
+"""Clients that read slowly, or not at all: how much is kept for one, and when it has left."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from vlinders_gateway import protocol
+from vlinders_gateway.dialects import CANONICAL
+from vlinders_gateway.exchange import EVENTS
+from vlinders_gateway.hot import HotExchange
+from vlinders_gateway.operations import named
+from vlinders_gateway.testing import Running
+
+pytestmark = pytest.mark.anyio
+
+CHAT = named("CreateChatCompletion")
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
+PIECE = 16 * 1024
+
+
+class Endless:
+    """Answers a hot route with as much as its reader takes, and notes how much that was."""
+
+    def __init__(self) -> None:
+        self.written = 0
+        self.paused = asyncio.Event()
+        self.left = asyncio.Event()
+
+    def admit(self, exchange: HotExchange) -> None:
+        return None
+
+    def serve(self, exchange: HotExchange, body: bytes) -> None:
+        exchange.on_left = self.left.set
+        exchange.on_resumed = lambda: self._go_on(exchange)
+        exchange.begin(200, EVENTS)
+        self._go_on(exchange)
+
+    def _go_on(self, exchange: HotExchange) -> None:
+        """All in one turn of the loop: what it is told of its reader must be true at once."""
+        while not exchange.paused and self.written < 64 * 1024 * 1024:
+            exchange.write(b"x" * PIECE)
+            exchange.flush()
+            self.written += PIECE
+        self.paused.set()
+
+
+@contextmanager
+def crawler(running: Running) -> Iterator[socket.socket]:
+    """A client with next to no room of its own."""
+    with socket.socket() as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        peer.connect(("127.0.0.1", running.port))
+        peer.setblocking(False)
+        peer.sendall(POST)
+        yield peer
+
+
+async def test_little_is_taken_for_one_that_does_not_read(running: Running) -> None:
+    endless = Endless()
+    running.edge.serve_hot(CANONICAL, CHAT, CHAT.place, endless)
+
+    with crawler(running):
+        await endless.paused.wait()
+        await asyncio.sleep(0)
+
+        assert endless.written <= 160 * 1024
+
+
+async def test_one_that_reads_a_little_is_not_taken_for_gone(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However little: what the kernel keeps back must not hide that something is read."""
+    monkeypatch.setattr(protocol, "STALL_SECONDS", 1.0)
+    endless, loop = Endless(), asyncio.get_running_loop()
+    running.edge.serve_hot(CANONICAL, CHAT, CHAT.place, endless)
+
+    with crawler(running) as peer:
+        read, until = 0, loop.time() + 3.5
+        while loop.time() < until:
+            read += len(await loop.sock_recv(peer, 4_096))
+            await asyncio.sleep(0.1)
+
+        assert not endless.left.is_set()
+    async with asyncio.timeout(10):
+        await endless.left.wait()
+
+
+async def test_one_that_reads_next_to_nothing_has_left(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "STALL_SECONDS", 1.0)
+    endless, loop = Endless(), asyncio.get_running_loop()
+    running.edge.serve_hot(CANONICAL, CHAT, CHAT.place, endless)
+
+    with crawler(running) as peer:
+        async with asyncio.timeout(20):
+            while not endless.left.is_set():
+                await loop.sock_recv(peer, 1)
+                await asyncio.sleep(0.05)
