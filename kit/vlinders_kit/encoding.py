@@ -4,6 +4,8 @@ protobuf copies a message into the one that carries it, by writing and reading i
 microseconds a part, for what takes one to join.
 """
 
+from functools import lru_cache
+
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
@@ -13,8 +15,6 @@ _DELIMITED_TYPES = (
     FieldDescriptor.TYPE_STRING,
     FieldDescriptor.TYPE_MESSAGE,
 )
-_SMALL = [bytes((number,)) for number in range(128)]
-"""Varints of one byte."""
 
 
 def tag(message: type[Message], name: str) -> bytes:
@@ -24,12 +24,12 @@ def tag(message: type[Message], name: str) -> bytes:
     return varint(described.number << 3 | kind)
 
 
+@lru_cache(maxsize=4096)
 def varint(number: int) -> bytes:
-    """A number, not negative."""
-    if number < 128:
-        return _SMALL[number]
-    if number < 16_384:
-        return bytes((number & 127 | 128, number >> 7))
+    """A number, not negative.
+
+    Few are new: lengths come again and again, and so does an exchange with each of its frames.
+    """
     written = bytearray()
     while number > 127:
         written.append(number & 127 | 128)
