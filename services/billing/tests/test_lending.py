@@ -128,6 +128,69 @@ async def test_a_holder_that_does_not_answer_is_not_waited_for_long(bank: Any) -
     assert failure.facts == {"available_nanos": "10", "needed_nanos": "11"}
 
 
+@asynccontextmanager
+async def answering(stub: CreditServiceStub, *busy: str) -> AsyncIterator[asyncio.Event]:
+    """The holder `inf_2`, which says of leases that requests hold all of it; set once it has."""
+    said = asyncio.Event()
+
+    async def answer() -> None:
+        async for recall in stub.WatchRecalls(credit.WatchRecallsRequest(holder="inf_2")):
+            request = credit.ReturnCreditRequest(holder="inf_2")
+            for id in recall.recall_ids:
+                request.answers.add(recall_id=id, busy_lease_ids=busy)
+            await stub.ReturnCredit(request)
+            said.set()
+
+    task = asyncio.create_task(answer())
+    yield said
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_what_requests_hold_elsewhere_is_not_waited_for(bank: Any) -> None:
+    await bank.fund("ten_1", 100)
+    patient = {"recall_wait": timedelta(hours=1)}
+    async with bank.replica(**patient) as one, bank.replica(**patient) as two:
+        stubs = [CreditServiceStub(part.channel(a_part("inference"))) for part in (one, two)]
+        lease = await stubs[1].AcquireLease(bank.ask("ten_1", 90, holder="inf_2"))
+        async with answering(stubs[1], lease.lease_id):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stubs[0].AcquireLease(bank.ask("ten_1", 11))
+
+    assert failure_of(refused.value).reason == "INSUFFICIENT_CREDIT"
+    assert failure_of(refused.value).facts["available_nanos"] == "10"
+
+
+async def test_what_an_answer_does_not_speak_of_is_waited_for(bank: Any) -> None:
+    await bank.fund("ten_1", 100)
+    async with bank.replica(recall_wait=timedelta(hours=1)) as billing:
+        stub = CreditServiceStub(billing.channel(a_part("inference")))
+        asks = [bank.ask("ten_1", 50, holder="inf_2") for _ in range(2)]
+        busy, idle = [(await stub.AcquireLease(ask)).lease_id for ask in asks]
+        async with answering(stub, busy) as said:
+            asking = asyncio.ensure_future(stub.AcquireLease(bank.ask("ten_1", 50)))
+            await said.wait()
+            assert not asking.done()
+            back = credit.ReturnCreditRequest.Return(return_id="r", lease_id=idle, nanos=50)
+            await stub.ReturnCredit(credit.ReturnCreditRequest(holder="inf_2", returns=[back]))
+            assert (await asking).granted_nanos == 50
+
+
+async def test_usage_on_its_way_is_not_waited_for(bank: Any) -> None:
+    await bank.fund("ten_1", 100)
+    async with bank.replica(recall_wait=timedelta(hours=1)) as billing:
+        stub = CreditServiceStub(billing.channel(a_part("inference")))
+        lease = await stub.AcquireLease(bank.ask("ten_1", 90, holder="inf_2"))
+        closes = credit.ReturnCreditRequest.Return(
+            return_id="r", lease_id=lease.lease_id, nanos=0, close=True
+        )
+        await stub.ReturnCredit(credit.ReturnCreditRequest(holder="inf_2", returns=[closes]))
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.AcquireLease(bank.ask("ten_1", 11))
+
+    assert failure_of(refused.value).reason == "INSUFFICIENT_CREDIT"
+
+
 async def test_what_nobody_could_return_is_refused_at_once(bank: Any) -> None:
     await bank.fund("ten_1", 100)
     async with bank.replica(recall_wait=timedelta(hours=1)) as billing:

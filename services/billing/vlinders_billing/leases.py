@@ -7,7 +7,7 @@ judged by the database's clock alone.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -33,9 +33,11 @@ _MAKE = text("""
     VALUES (:id, :account, :holder, :least, :wanted, :granted, :granted, now() + :lifetime)
     ON CONFLICT (id) DO NOTHING
 """)
+# Of a lease that is closed, what is open is usage on its way.
 _ELSEWHERE = text("""
     SELECT sum(open_nanos) FROM lease
-    WHERE account_id = :account AND over_at IS NULL AND holder <> :holder
+    WHERE account_id = :account AND over_at IS NULL AND holder <> :holder AND NOT closed
+        AND id <> ALL(CAST(:busy AS text[]))
 """)
 _RENEW = text("""
     WITH mine AS (
@@ -123,21 +125,25 @@ class Return:
     closes: bool
 
 
-async def acquire(tx: Tx, ask: Ask, wallet: Locked, lifetime: timedelta) -> int | Short:
+async def acquire(
+    tx: Tx, ask: Ask, wallet: Locked, lifetime: timedelta, *, busy: Collection[str] = ()
+) -> int | Short:
     """Lends from the wallet, once for each `lease_id`: the nanos granted, or what is short.
 
-    Asking again renews the lease. Raises LeaseConflict when the id stands for another lease, and
-    LeaseOver when nothing may be admitted from it any more.
+    Of `busy` leases nothing is expected back. Asking again renews the lease. Raises LeaseConflict
+    when the id stands for another lease, and LeaseOver when nothing may be admitted from it any
+    more.
     """
     if (made := (await tx.execute(_FIND, {"id": ask.lease_id})).one_or_none()) is not None:
         return await _again(tx, ask, made, lifetime)
     granted = min(max(ask.wanted_nanos, ask.least_nanos), wallet.available_nanos)
     if granted < ask.least_nanos:
         # What its own requests hold, a holder knows best: it has asked for more all the same.
-        others = await tx.scalar(_ELSEWHERE, {"account": wallet.id, "holder": ask.holder})
+        values = {"account": wallet.id, "holder": ask.holder, "busy": list(busy)}
+        others = await tx.scalar(_ELSEWHERE, values)
         return Short(wallet.available_nanos, int(others or 0))
     await ledger.hold(tx, wallet.id, granted)
-    values = {
+    made_as = {
         "id": ask.lease_id,
         "account": wallet.id,
         "holder": ask.holder,
@@ -146,7 +152,7 @@ async def acquire(tx: Tx, ask: Ask, wallet: Locked, lifetime: timedelta) -> int 
         "granted": granted,
         "lifetime": lifetime,
     }
-    if await ledger.affected(tx, _MAKE, values) != 1:
+    if await ledger.affected(tx, _MAKE, made_as) != 1:
         raise LeaseConflict(lease_id=ask.lease_id)
     return granted
 

@@ -8,7 +8,7 @@ from vlinders_billing import leases, ledger, recalls, wallets
 from vlinders_billing.errors import InsufficientCredit
 from vlinders_billing.leases import Ask, Short
 from vlinders_billing.ledger import wallet_of
-from vlinders_billing.recalls import Recalls
+from vlinders_billing.recalls import Recalls, Wait
 from vlinders_billing.settings import BillingSettings
 from vlinders_kit.db import Database
 
@@ -30,35 +30,38 @@ class Lending:
         """The nanos granted: at least the least, at most what is wanted; the same for the same id.
 
         Idle money elsewhere is recalled and waited for. Raises InsufficientCredit when that does
-        not help, at once when it cannot; LeaseConflict and LeaseOver as `leases.acquire` does.
+        not help, and as soon as it cannot: all that is elsewhere is too little, or who holds it
+        answers that nothing is idle. Raises LeaseConflict and LeaseOver as `leases.acquire` does.
         """
         until = time.monotonic() + self.wait_seconds
-        with self.told.waiting(ask.tenant_id) as back:
-            found = await self._try(ask, recall=True)
+        with self.told.waiting(ask.tenant_id, ask.lease_id) as wait:
+            found = await self._try(ask, wait, recall=True)
             while isinstance(found, Short):
                 left = until - time.monotonic()
                 if left <= 0 or found.available_nanos + found.elsewhere_nanos < ask.least_nanos:
                     raise InsufficientCredit(
                         available_nanos=found.available_nanos, needed_nanos=ask.least_nanos
                     )
-                woken = await _set_within(back, min(left, LOOK_AGAIN_SECONDS))
-                back.clear()
+                woken = await _set_within(wait.news, min(left, LOOK_AGAIN_SECONDS))
+                wait.news.clear()
                 # Without news, whoever has been lent the money meanwhile is asked as well.
-                found = await self._try(ask, recall=not woken)
+                found = await self._try(ask, wait, recall=not woken)
         return found
 
-    async def _try(self, ask: Ask, *, recall: bool) -> int | Short:
+    async def _try(self, ask: Ask, wait: Wait, *, recall: bool) -> int | Short:
         account_id = wallet_of(ask.tenant_id)
         async with self.db.begin() as tx:
             locked = await ledger.lock(tx, [account_id])
             if account_id in locked:
-                found = await leases.acquire(tx, ask, locked[account_id], self.lifetime)
+                found = await leases.acquire(
+                    tx, ask, locked[account_id], self.lifetime, busy=wait.busy
+                )
                 if recall and isinstance(found, Short) and found.elsewhere_nanos:
-                    await recalls.tell_wanted(tx, ask.tenant_id, ask.holder)
+                    await recalls.tell_wanted(tx, ask.tenant_id, ask.holder, ask.lease_id)
                 return found
             # Its TenantCreated has not come yet. Opened on its own, since it wants other locks.
             await wallets.open(tx, [ask.tenant_id], self.grants)
-        return await self._try(ask, recall=recall)
+        return await self._try(ask, wait, recall=recall)
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> bool:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlinders_inference import admission
-from vlinders_inference.admission import CreditBook, Granted, Return
+from vlinders_inference.admission import Answer, CreditBook, Granted, Recall, Return
 from vlinders_inference.errors import CreditUnavailable, InsufficientCredit
 from vlinders_inference.leases import Hold
 from vlinders_kit.clock import ManualClock
@@ -18,6 +18,7 @@ from vlinders_kit.clock import ManualClock
 pytestmark = pytest.mark.anyio
 
 LIFETIME = 60.0
+RECALL = Recall("ten_1", ["lease_of_another"])
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Wallet:
     asked: list[tuple[int, int]] = field(default_factory=list)
     renewed: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
     away: bool = False
     loses_answers: bool = False
     """Leases are made, and nobody hears of it."""
@@ -41,7 +43,7 @@ class Wallet:
         await self._reached()
         self.asked.append((least, wanted))
         for book in self.books if self.balance < least else ():
-            book.recall(tenant_id)
+            book.recall(Recall(tenant_id, [lease_id]))
             await book._flush()
         granted = min(max(wanted, least), max(self.greatest, least), self.balance)
         if granted < least:
@@ -57,8 +59,9 @@ class Wallet:
         self.renewed.extend(lease_ids)
         return LIFETIME, self.gone
 
-    async def give_back(self, returns: Sequence[Return]) -> None:
+    async def give_back(self, returns: Sequence[Return], answers: Sequence[Answer]) -> None:
         await self._reached()
+        self.answers.extend(answers)
         for row in returns:
             if row.lease_id not in self.leases:
                 continue  # it was never made
@@ -71,9 +74,9 @@ class Wallet:
             if row.close:
                 self.closed.add(row.lease_id)
 
-    async def recalls(self) -> AsyncIterator[str]:
+    async def recalls(self) -> AsyncIterator[Recall]:
         await asyncio.Event().wait()
-        yield ""
+        yield Recall("", ())
 
     async def _reached(self) -> None:
         await asyncio.sleep(0)
@@ -159,7 +162,7 @@ async def test_what_is_admitted_never_exceeds_what_was_lent(
             hold.settle(charge)
             charged += charge
         elif step == "recall":
-            book.recall("ten_1")
+            book.recall(RECALL)
         elif step == "tick":
             clock.advance(share * LIFETIME)
             await book.tick()
@@ -313,11 +316,51 @@ async def test_a_recall_leaves_what_running_requests_may_need() -> None:
     first, second = await asyncio.gather(book.take("ten_1", 400), book.take("ten_1", 600))
     second.settle(0)
 
-    book.recall("ten_1")
+    book.recall(RECALL)
     await book._flush()
 
     assert wallet.balance == 10_000 - 400
+    assert wallet.answers == [Answer(*RECALL.ids, [first.lease_id])]
     first.settle(400)
+
+
+async def test_a_lease_of_which_something_is_idle_is_not_said_to_be_busy() -> None:
+    wallet = Wallet(balance=1_000)
+    (book,) = books(wallet)
+    hold = await book.take("ten_1", 600)
+    waiting = asyncio.ensure_future(book.take("ten_1", 1_000))
+    await asyncio.sleep(0)  # it waits: what is idle is for itself first
+    hold.settle(0)
+
+    book.recall(RECALL)
+    await book._flush()
+
+    assert wallet.answers == []
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_nothing_is_said_of_a_lease_that_is_on_its_way() -> None:
+    """It may turn out to be larger than who waits for it needs."""
+    arrives = asyncio.Event()
+
+    class Far(Wallet):
+        async def acquire(self, *lease: str, least: int, wanted: int) -> Granted:
+            granted = await super().acquire(*lease, least=least, wanted=wanted)
+            await arrives.wait()
+            return granted
+
+    wallet = Far(balance=1_000)
+    (book,) = books(wallet)
+    waiting = asyncio.ensure_future(book.take("ten_1", 1_000))
+    while not wallet.leases:
+        await asyncio.sleep(0)
+
+    book.recall(RECALL)
+    await book._flush()
+
+    assert wallet.answers == []
+    arrives.set()
+    await waiting
 
 
 async def test_a_caller_who_leaves_while_waiting_holds_nothing() -> None:

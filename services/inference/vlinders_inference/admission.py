@@ -52,6 +52,22 @@ class Return:
     """Nothing more will be admitted from the lease; usage that is under way still settles it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Idle credit of a tenant is wanted elsewhere, by those who wait under these ids."""
+
+    tenant_id: str
+    ids: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """To one of them: what is in these leases is held by running requests."""
+
+    recall_id: str
+    busy: Sequence[str]
+
+
 class Lender(Protocol):
     """Billing, as admission needs it. Every call has a deadline and raises CreditUnavailable."""
 
@@ -63,10 +79,10 @@ class Lender(Protocol):
         """The lifetime from when it was asked, and the leases that are over."""
         ...
 
-    async def give_back(self, returns: Sequence[Return]) -> None: ...
+    async def give_back(self, returns: Sequence[Return], answers: Sequence[Answer]) -> None: ...
 
-    def recalls(self) -> AsyncIterator[str]:
-        """Tenants whose idle credit is wanted elsewhere, as long as the stream holds."""
+    def recalls(self) -> AsyncIterator[Recall]:
+        """What is recalled, as long as the stream holds."""
         ...
 
 
@@ -78,6 +94,7 @@ class CreditBook:
         self._clock = clock
         self._tenants: dict[str, Leases] = {}
         self._returns: list[Return] = []
+        self._answers: list[Answer] = []
         self._returned = asyncio.Event()
         self._sending = asyncio.Lock()
         self._reachable = True
@@ -118,11 +135,20 @@ class CreditBook:
                 waiter.result().settle(0)
             raise
 
-    def recall(self, tenant_id: str) -> None:
-        """Gives back at once what no running request of the tenant may need."""
-        leases = self._tenants.get(tenant_id)
-        if leases is not None and not leases.waiting:
+    def recall(self, recall: Recall) -> None:
+        """Gives back at once what no running request of the tenant may need, and says what they do.
+
+        A lease that is on its way here is none that is spoken of: what of it will be idle, nobody
+        knows yet.
+        """
+        leases = self._tenants.get(recall.tenant_id)
+        if leases is None:
+            return
+        if not leases.waiting:
             self._give_back_idle(leases)
+        if busy := [lease.id for lease in leases if lease.free == 0]:
+            self._answers += [Answer(id, busy) for id in recall.ids]
+            self._returned.set()
 
     async def run(self) -> None:
         """Prolongs, returns and drops leases, and listens for recalls, until cancelled."""
@@ -243,14 +269,16 @@ class CreditBook:
                 await away.wait(error)
 
     async def _flush(self) -> None:
-        """Sends the returns that wait. Raises CreditUnavailable; then they wait on."""
+        """Sends the returns and answers that wait. Raises CreditUnavailable; returns wait on."""
         async with self._sending:
             self._returned.clear()
             returns, self._returns = self._returns, []
-            if not returns:
+            # One that is lost is asked for again, if anybody still wants to know.
+            answers, self._answers = self._answers, []
+            if not returns and not answers:
                 return
             try:
-                await self._lender.give_back(returns)
+                await self._lender.give_back(returns, answers)
                 self._reachable = True
             except BaseException:
                 self._reachable = False
@@ -262,9 +290,9 @@ class CreditBook:
         away = Outage("billing (recalls)")
         while True:
             try:
-                async for tenant_id in self._lender.recalls():
+                async for recall in self._lender.recalls():
                     away.over()
-                    self.recall(tenant_id)
+                    self.recall(recall)
                 raise CreditUnavailable  # whoever ends the stream is going away
             except CreditUnavailable as error:
                 await away.wait(error)

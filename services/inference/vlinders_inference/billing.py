@@ -9,7 +9,7 @@ from vlinders.billing.v1 import credit_pb2 as credit
 from vlinders.billing.v1 import prices_pb2 as prices
 from vlinders.billing.v1.credit_pb2_grpc import CreditServiceStub
 from vlinders.billing.v1.prices_pb2_grpc import PriceServiceStub
-from vlinders_inference.admission import Granted, Return
+from vlinders_inference.admission import Answer, Granted, Recall, Return
 from vlinders_inference.errors import CreditUnavailable, InsufficientCredit
 from vlinders_kit import logs
 from vlinders_kit.errors import failure_of
@@ -79,14 +79,18 @@ class Billing:
             raise _unavailable("RenewLeases", error) from None
         return answer.lifetime.ToTimedelta().total_seconds(), list(answer.gone_lease_ids)
 
-    async def give_back(self, returns: Sequence[Return]) -> None:
+    async def give_back(self, returns: Sequence[Return], answers: Sequence[Answer]) -> None:
         rows = [
             credit.ReturnCreditRequest.Return(
                 return_id=row.return_id, lease_id=row.lease_id, nanos=row.nanos, close=row.close
             )
             for row in returns
         ]
-        request = credit.ReturnCreditRequest(holder=self._holder, returns=rows)
+        told = [
+            credit.ReturnCreditRequest.Answer(recall_id=row.recall_id, busy_lease_ids=row.busy)
+            for row in answers
+        ]
+        request = credit.ReturnCreditRequest(holder=self._holder, returns=rows, answers=told)
         try:
             await self._credit.ReturnCredit(request, timeout=CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
@@ -95,11 +99,11 @@ class Billing:
             # It will not be taken next time either; the leases' end brings the credit back.
             log.error("credit_not_returned", code=error.code().name, returns=len(rows))
 
-    async def recalls(self) -> AsyncIterator[str]:
+    async def recalls(self) -> AsyncIterator[Recall]:
         try:
             call = self._credit.WatchRecalls(credit.WatchRecallsRequest(holder=self._holder))
             async for recall in call:
-                yield recall.tenant_id
+                yield Recall(recall.tenant_id, recall.recall_ids)
         except grpc.aio.AioRpcError as error:
             raise _unavailable("WatchRecalls", error) from None
 

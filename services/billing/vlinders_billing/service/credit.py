@@ -7,7 +7,7 @@ from grpc.aio import ServicerContext
 
 from vlinders.billing.v1 import credit_pb2 as pb
 from vlinders.billing.v1.credit_pb2_grpc import CreditServiceServicer
-from vlinders_billing import leases
+from vlinders_billing import leases, recalls
 from vlinders_billing.leases import Ask, Return
 from vlinders_billing.lending import Lending
 from vlinders_billing.recalls import Recalls
@@ -53,11 +53,14 @@ class CreditService(CreditServiceServicer):
             Return(row.return_id, row.lease_id, row.nanos, row.close) for row in request.returns
         ]
         async with self.db.begin() as tx:
-            await leases.give_back(tx, request.holder, returns)
+            if returns:
+                await leases.give_back(tx, request.holder, returns)
+            for answer in request.answers:
+                await recalls.tell_answered(tx, answer.recall_id, answer.busy_lease_ids)
         return pb.ReturnCreditResponse()
 
     async def WatchRecalls(
         self, request: pb.WatchRecallsRequest, context: ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.Recall]:
-        async for tenant_id in self.told.watch(request.holder):
-            yield pb.Recall(tenant_id=tenant_id)
+        async for recall in self.told.watch(request.holder):
+            yield pb.Recall(tenant_id=recall.tenant_id, recall_ids=recall.ids)
