@@ -25,7 +25,7 @@ from vlinders_kit.migrations import migrate
 
 JOIN_TOKEN = "a join token for every bench run"
 PICKS = "vlinders.gpu_scheduler.v1.PickService"
-_LAG = "vlinders_gpu_scheduler_lag_seconds"
+_LAG = "vlinders_loop_lag_seconds"
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,16 @@ def quantiles(metric: str, by: str = "") -> Mapping[str, str]:
     }
 
 
+def each_process(query: str) -> Mapping[str, str]:
+    """A line for each process of any part."""
+    return {"{{job}} {{instance}}": query}
+
+
+def each_instance(query: str) -> Mapping[str, str]:
+    """A line for each process of the part that tells it."""
+    return {"{{instance}}": query}
+
+
 DASHBOARDS: Mapping[str, Sequence[Panel]] = {
     "edge": (
         Panel(
@@ -54,9 +64,9 @@ DASHBOARDS: Mapping[str, Sequence[Panel]] = {
             {"5 minutes": "vlinders:faults:ratio_rate5m", "1 hour": "vlinders:faults:ratio_rate1h"},
         ),
         Panel("Time to the end of an answer", "s", quantiles("vlinders_http_seconds")),
-        Panel("Running", "short", {"{{instance}}": "vlinders_gateway_running"}),
-        Panel("Replicas of inference reached", "short", {"{{instance}}": "vlinders_gateway_pipes"}),
-        Panel("Limits kept by share", "bool", {"{{instance}}": "vlinders_gateway_limits_by_share"}),
+        Panel("Running", "short", each_instance("vlinders_gateway_running")),
+        Panel("Replicas of inference reached", "short", each_instance("vlinders_gateway_pipes")),
+        Panel("Limits kept by share", "bool", each_instance("vlinders_gateway_limits_by_share")),
     ),
     "inference": (
         Panel(
@@ -99,8 +109,8 @@ DASHBOARDS: Mapping[str, Sequence[Panel]] = {
             "reqps",
             {"{{reason}}": "sum by (reason) (rate(vlinders_inference_refused_total[5m]))"},
         ),
-        Panel("Running", "short", {"{{instance}}": "vlinders_inference_running"}),
-        Panel("Usage not written", "short", {"{{instance}}": "vlinders_inference_usage_waiting"}),
+        Panel("Running", "short", each_instance("vlinders_inference_running")),
+        Panel("Usage not written", "short", each_instance("vlinders_inference_usage_waiting")),
     ),
     "fleet": (
         Panel("Workers", "short", {"{{state}}": "sum by (state) (vlinders_gpu_scheduler_workers)"}),
@@ -109,9 +119,9 @@ DASHBOARDS: Mapping[str, Sequence[Panel]] = {
             "short",
             {"outstanding": "sum(vlinders_gpu_scheduler_outstanding)"},
         ),
-        Panel("Owner of the fleet", "bool", {"{{instance}}": "vlinders_gpu_scheduler_active"}),
+        Panel("Owner of the fleet", "bool", each_instance("vlinders_gpu_scheduler_active")),
         Panel("Engines", "short", {"{{instance}} {{state}}": "vlinders_worker_engines"}),
-        Panel("Requests on workers", "short", {"{{instance}}": "vlinders_worker_running"}),
+        Panel("Requests on workers", "short", each_instance("vlinders_worker_running")),
         Panel(
             "Requests that ended",
             "reqps",
@@ -124,7 +134,7 @@ DASHBOARDS: Mapping[str, Sequence[Panel]] = {
             "short",
             {"{{slot}} {{kind}}": "sum by (slot, kind) (rate(vlinders_worker_tokens_total[5m]))"},
         ),
-        Panel("Leases held", "bool", {"{{instance}}": "vlinders_worker_lease_held"}),
+        Panel("Leases held", "bool", each_instance("vlinders_worker_lease_held")),
     ),
     "money": (
         Panel(
@@ -157,7 +167,7 @@ DASHBOARDS: Mapping[str, Sequence[Panel]] = {
         Panel(
             "From the end to the charge",
             "s",
-            {"{{instance}}": "vlinders_billing_settle_delay_seconds"},
+            each_instance("vlinders_billing_settle_delay_seconds"),
         ),
         Panel(
             "Credit that is out",
@@ -178,7 +188,7 @@ DASHBOARDS: Mapping[str, Sequence[Panel]] = {
         Panel(
             "Faults found in the ledger",
             "short",
-            {"{{instance}}": "vlinders_billing_ledger_findings"},
+            each_instance("vlinders_billing_ledger_findings"),
         ),
         Panel(
             "Since the ledger was proved",
@@ -187,10 +197,8 @@ DASHBOARDS: Mapping[str, Sequence[Panel]] = {
         ),
     ),
     "bus": (
-        Panel("Outbox", "short", {"{{job}} {{instance}}": "vlinders_outbox_events"}),
-        Panel(
-            "Oldest in the outbox", "s", {"{{job}} {{instance}}": "vlinders_outbox_oldest_seconds"}
-        ),
+        Panel("Outbox", "short", each_process("vlinders_outbox_events")),
+        Panel("Oldest in the outbox", "s", each_process("vlinders_outbox_oldest_seconds")),
         Panel("Sent", "ops", {"{{job}}": "sum by (job) (rate(vlinders_outbox_sent_total[5m]))"}),
         Panel(
             "Taken", "ops", {"{{group}}": "sum by (group) (rate(vlinders_events_taken_total[5m]))"}
@@ -203,17 +211,15 @@ DASHBOARDS: Mapping[str, Sequence[Panel]] = {
         ),
     ),
     "runtime": (
-        Panel("Up", "bool", {"{{job}} {{instance}}": "up"}),
-        Panel(
-            "CPU", "percentunit", {"{{job}} {{instance}}": "rate(process_cpu_seconds_total[5m])"}
-        ),
-        Panel("Memory", "bytes", {"{{job}} {{instance}}": "process_resident_memory_bytes"}),
+        Panel("Up", "bool", each_process("up")),
+        Panel("CPU", "percentunit", each_process("rate(process_cpu_seconds_total[5m])")),
+        Panel("Memory", "bytes", each_process("process_resident_memory_bytes")),
         Panel(
             "Event loop late, p99",
             "s",
-            {"{{job}} {{instance}}": "vlinders:loop_lag_seconds:p99_rate5m"},
+            each_process("vlinders:loop_lag_seconds:p99_rate5m"),
         ),
-        Panel("File descriptors", "short", {"{{job}} {{instance}}": "process_open_fds"}),
+        Panel("File descriptors", "short", each_process("process_open_fds")),
         Panel(
             "Database connections", "short", {"{{job}} {{what}}": "vlinders_database_connections"}
         ),

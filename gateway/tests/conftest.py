@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from vlinders.auth.v1.accounts_pb2 import Account
+from vlinders.inference.v1.models_pb2 import ListModelsResponse
 from vlinders_gateway.testing import Running, Script, gateway
 
 
@@ -16,3 +18,11 @@ def script() -> Script:
 async def running(script: Script, valkey: str) -> AsyncIterator[Running]:
     async with gateway(script, valkey) as made:
         yield made
+
+
+@pytest.fixture
+def key(running: Running) -> str:
+    """A user's key; his account and the models can be asked for."""
+    running.script.answers["GetMyAccount"] = Account(id="user_1", email="a@example.com")
+    running.script.answers["ListModels"] = ListModelsResponse(object="list")
+    return running.script.user_key()

@@ -8,7 +8,6 @@ import pytest
 
 from vlinders.auth.v1.accounts_pb2 import Account
 from vlinders.auth.v1.identity_pb2 import IntrospectResponse
-from vlinders.inference.v1.models_pb2 import ListModelsResponse
 from vlinders_gateway.edge import Rules
 from vlinders_gateway.identity import LIFETIME
 from vlinders_gateway.testing import (
@@ -27,13 +26,6 @@ from vlinders_kit.testing import a_user
 from vlinders_kit.testing.spans import collector
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def key(running: Running) -> str:
-    running.script.answers["GetMyAccount"] = Account(id="user_1", email="a@example.com")
-    running.script.answers["ListModels"] = ListModelsResponse(object="list")
-    return running.script.user_key()
 
 
 class TestEveryAnswer:

@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 
-from vlinders.auth.v1.accounts_pb2 import Account
 from vlinders.auth.v1.sessions_pb2 import LoginResponse
-from vlinders.inference.v1.models_pb2 import ListModelsResponse
 from vlinders_gateway import messages, protocol
 from vlinders_gateway.dialects import CANONICAL
 from vlinders_gateway.exchange import EVENTS
@@ -31,13 +29,6 @@ from vlinders_gateway.testing import (
 )
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def key(running: Running) -> str:
-    running.script.answers["GetMyAccount"] = Account(id="user_1", email="a@example.com")
-    running.script.answers["ListModels"] = ListModelsResponse(object="list")
-    return running.script.user_key()
 
 
 GET = b"GET /v1/users/me HTTP/1.1\r\nHost: x\r\n"

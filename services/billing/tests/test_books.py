@@ -63,7 +63,7 @@ class Model:
             made = self.leases[lease]
             return LeaseOver if made.over or made.closed else made.granted
         if granted < least:
-            return Short(self.available, self.balance - self.available)
+            return Short(self.available, 0)  # whoever asks has all that is lent
         self.leases[lease] = ModelLease(granted, granted, (least, wanted))
         return granted
 

@@ -79,7 +79,8 @@ async def test_it_opens_wallets_lends_and_ends(
 ) -> None:
     address, process = running
     async with channel(address, "inference") as own, channel(address, tenant_id="ten_1") as user:
-        ready = await HealthStub(own).Check(health_pb2.HealthCheckRequest(), wait_for_ready=True)
+        check = HealthStub(own).Check
+        ready = await check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=60)
         assert ready.status == health_pb2.HealthCheckResponse.SERVING
         bus = open_bus(bus_url, "test")
         await bus.send([envelope(TenantCreated(tenant_id="ten_1", operator=True))])

@@ -3,7 +3,7 @@
 from collections import Counter as Tally
 from collections.abc import Iterable
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge
 
 from vlinders_gpu_scheduler.states import State
 from vlinders_gpu_scheduler.workers import Worker
@@ -13,11 +13,6 @@ _WORKERS = Gauge("vlinders_gpu_scheduler_workers", "Workers that live.", ["state
 _OUTSTANDING = Gauge("vlinders_gpu_scheduler_outstanding", "Requests on workers, and on their way.")
 _ALARM = Gauge("vlinders_gpu_scheduler_many_silent", "1 while so many are silent that few end.")
 _ALARMS = Counter("vlinders_gpu_scheduler_silence_alarms", "Times that many fell silent at once.")
-_LAG = Histogram(
-    "vlinders_gpu_scheduler_lag_seconds",
-    "By how much the event loop was late, looked at four times a second.",
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
-)
 
 
 def fleet(workers: Iterable[Worker]) -> None:
@@ -46,7 +41,3 @@ def many_silent(alarmed: bool) -> None:
     _ALARM.set(alarmed)
     if alarmed:
         _ALARMS.inc()
-
-
-def lag(seconds: float) -> None:
-    _LAG.observe(seconds)

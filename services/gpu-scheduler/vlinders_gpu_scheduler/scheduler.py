@@ -128,11 +128,9 @@ class Scheduler:
             await self._told(Standing())
 
     async def _tick(self, hub: Hub) -> None:
-        loop, doubt, alarmed = asyncio.get_running_loop(), hub.fleet.doubt, False
+        doubt, alarmed = hub.fleet.doubt, False
         while True:
-            due = loop.time() + TICK
             await asyncio.sleep(TICK)
-            measures.lag(max(0.0, loop.time() - due))
             if hub.tick():
                 log.warning("stalled")
                 self._ownership.poke()
