@@ -19,7 +19,7 @@ SECONDS = scaled(12, 180)
 """How long lines are broken: past the end of every lease."""
 HEALED = 15.0
 """Seconds after which nothing may be left of it."""
-TOLD = 10.0
+TOLD = 14.0
 """Seconds after which no client may wait any more for what a worker has begun that is cut off: its
 beats are missed for 5, and it is asked whether it lives for 1.5; the rest is for a busy machine."""
 SLOWEST = 25.0
