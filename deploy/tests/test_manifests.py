@@ -170,9 +170,9 @@ class TestACluster:
         for workload in [*cluster.workloads, *cluster.jobs]:
             for row in workload.variables.values():
                 assert secret.search(row.get("value", "")) is None, row["name"]
-                assert not re.search(r"(KEY|TOKEN|PASSWORD|_URL|BUS|REDIS)$", row["name"]) or (
-                    "secretKeyRef" in row.get("valueFrom", {})
-                ), row["name"]
+                assert not re.search(
+                    r"((?<!TLS_)KEY|TOKEN|PASSWORD|_URL|BUS|REDIS)$", row["name"]
+                ) or ("secretKeyRef" in row.get("valueFrom", {})), row["name"]
 
     def test_says_of_every_object_when_it_is_applied(self, cluster: Cluster) -> None:
         steps = {"ground": set[str](), "migrate": set[str](), "run": set[str]()}
@@ -226,6 +226,18 @@ class TestSecrets:
             for key in re.findall(r"`([^`]+)`", keys)
         }
         assert listed == _secrets(rendered("prod"))
+
+
+@renders
+def test_every_part_of_production_shows_a_certificate_of_its_own() -> None:
+    for each in rendered("prod").ours:
+        prefix = settings(each.part).prefix
+        names = (f"{prefix}_TLS_{name}" for name in ("CERTIFICATE", "KEY", "AUTHORITY"))
+        told = {each.variables[name]["value"] for name in names}
+        (volume,) = (row["secret"] for row in each.pod["volumes"] if row["name"] == "tls")
+        (mount,) = (row for row in each.container["volumeMounts"] if row["name"] == "tls")
+        assert volume["secretName"] == f"{each.part}-tls"
+        assert told == {f"{mount['mountPath']}/{item['path']}" for item in volume["items"]}
 
 
 def _problems(each: Any) -> Iterator[str]:
