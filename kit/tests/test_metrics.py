@@ -33,3 +33,17 @@ def test_a_gauge_is_asked_at_each_scrape_and_the_last_one_counts() -> None:
     told["a",] = 2
     assert REGISTRY.get_sample_value("vlinders_test_gauge", {"who": "a"}) == 2
     metrics.gauge("vlinders_test_gauge", "Nothing.", dict, ("who",))
+
+
+def test_one_of_a_family_that_is_kept_counts_in_it() -> None:
+    counts = Counts("vlinders_test_kept", "Kept.", ("status",))
+    times = Times("vlinders_test_kept_seconds", "Taken.", ("by",), (0.1, 1))
+    counts.of(("ok",)).value += 3
+    counts.add(("ok",))
+    times.of(("me",)).observe(0.5)
+    times.observe(("me",), 0.5)
+    value = REGISTRY.get_sample_value
+    assert value("vlinders_test_kept_total", {"status": "ok"}) == 4
+    assert value("vlinders_test_kept_seconds_count", {"by": "me"}) == 2
+    for family in (counts, times):
+        REGISTRY.unregister(family)

@@ -4,7 +4,6 @@ This is about answers that come whole, and about what any answer used; `streams`
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -71,8 +70,7 @@ _read_vectors = msgspec.json.Decoder(_Vectors).decode
 _read_usage = msgspec.json.Decoder(_Usage).decode
 
 
-@dataclass(slots=True)
-class Whole:
+class Whole(msgspec.Struct, eq=False):
     """A complete answer, for the client, with what it used."""
 
     body: bytes

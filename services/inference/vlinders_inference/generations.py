@@ -6,6 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
+from msgspec import Struct
+
 from vlinders.api.v1.caller_pb2 import Caller
 from vlinders.inference.v1.events_pb2 import UsageRecorded
 from vlinders_inference import measures, spans
@@ -53,8 +55,7 @@ OPERATIONS = {
 }
 
 
-@dataclass(slots=True)
-class _Streaming:
+class _Streaming(Struct, eq=False):
     """A stream that has begun: where it comes from, and what of it goes to the client next."""
 
     attempt: Attempt

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
+
+from msgspec import Struct
 
 from vlinders.gpu_scheduler.v1.picks_pb2 import Target as Slot
 from vlinders_inference import measures, spans
@@ -51,8 +52,7 @@ class Picker(Protocol):
     def finished(self, request_id: str) -> None: ...
 
 
-@dataclass(slots=True)
-class _Order:
+class _Order(Struct, eq=False):
     """Where a job is on its way through the engines: own workers first, then providers."""
 
     workers_left: int
