@@ -1,7 +1,9 @@
 """A balance worth so many calls admits exactly so many, whoever asks how often and wherever."""
 
 import asyncio
+import statistics
 import time
+from contextlib import AsyncExitStack
 
 import httpx
 
@@ -13,6 +15,8 @@ from vlinders_kit.testing.figures import Figure
 
 ROUNDS = scaled(1, 20)
 AT_ONCE = 200
+TRIES = scaled(10, 100)
+REFUSED_SECONDS = 1.0
 
 
 async def test_of_200_calls_at_once_as_many_are_admitted_as_the_balance_is_worth(
@@ -44,6 +48,37 @@ async def test_of_200_calls_at_once_as_many_are_admitted_as_the_balance_is_worth
     assert set(left) == {0}
     assert {answer.json()["error"]["code"] for answer, _ in refusals} == {"quota_exceeded"}
     assert (audit["findings"], int(audit["sum_nanos"])) == ([], 0)
+
+
+async def test_what_running_requests_hold_is_refused_at_once_wherever_it_lies(
+    chaos: Chaos, figure: Figure
+) -> None:
+    chaos.platform.first.plays("metered", waits_after=1)
+    user = await chaos.platform.sign_up()
+    headers = bearer((await user.key())["key"])
+    body = chat("metered", max_tokens=METERED_TOKENS, stream=True)
+    running, took = [], []
+
+    async with AsyncExitStack() as open_streams:
+        client = httpx.AsyncClient(base_url=chaos.stack.url, headers=headers, timeout=60)
+        http = await open_streams.enter_async_context(client)
+        for _ in range(CALLS):
+            asking = http.stream("POST", "/v1/chat/completions", json=body)
+            answer = await open_streams.enter_async_context(asking)
+            assert answer.status_code == 200
+            running.append(answer.aiter_lines())  # it leaves once nobody has these
+            await anext(running[-1])
+        for _ in range(TRIES):
+            began = time.monotonic()
+            refused = await http.post("/v1/chat/completions", json=body)
+            took.append(time.monotonic() - began)
+            assert refused.json()["error"]["code"] == "quota_exceeded"
+    await settle(chaos, user)
+
+    of = f"{TRIES}, of a balance that streams at two replicas hold"
+    figure("refusal, middle", statistics.median(took), "s", must="1 s", condition=of)
+    figure("refusal, slowest", max(took), "s", condition=of)
+    assert statistics.median(took) < REFUSED_SECONDS
 
 
 async def _all_at_once(chaos: Chaos, user: User) -> list[tuple[httpx.Response, float]]:
