@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from vlinders.api.v1.pipe_pb2 import PipeFrame, PipeFrames, PipeOpen
 from vlinders_kit import logs
@@ -192,18 +192,26 @@ class PipeClient:
 
     def message(self, body: bytes) -> None:
         """What the replica says, as the wire hands it on."""
-        touched = {}
+        exchanges, touched = self._exchanges, {}
         for frame in PipeFrames.FromString(body).frames:
-            exchange = self._exchanges.get(frame.exchange)
-            if exchange is not None:
-                touched[frame.exchange] = exchange
-                self._tell(exchange, exchange.receive, frame)
-                if exchange.over:
-                    self._exchanges.pop(frame.exchange, None)
-            elif frame.HasField("drain"):
-                self._drains, self.ready = True, False
+            number = frame.exchange
+            exchange = exchanges.get(number)
+            if exchange is None:
+                if frame.HasField("drain"):
+                    self._drains, self.ready = True, False
+                continue
+            touched[number] = exchange
+            try:
+                exchange.receive(frame)
+            except Exception as error:
+                _end_faulty(exchange, error)
+            if exchange.over:
+                exchanges.pop(number, None)
         for exchange in touched.values():
-            self._tell(exchange, exchange.receiver.flush)
+            try:
+                exchange.receiver.flush()
+            except Exception as error:
+                _end_faulty(exchange, error)
             if exchange.over:
                 # They hold each other: left so, every request would wait for the garbage collector.
                 del exchange.receiver
@@ -216,7 +224,10 @@ class PipeClient:
         exchanges, self._exchanges = self._exchanges, {}
         for exchange in exchanges.values():
             exchange.over = True
-            self._tell(exchange, exchange.receiver.lose)
+            try:
+                exchange.receiver.lose()
+            except Exception as error:
+                _end_faulty(exchange, error)
             del exchange.receiver
         if not self._over.done():
             self._over.set_result(why)
@@ -235,13 +246,11 @@ class PipeClient:
             self.lost("")
             await wire.closed()
 
-    def _tell(self, exchange: PipeExchange, tell: Callable[..., None], *what: Any) -> None:
-        """A fault of one receiver is its own exchange's end, not that of all on the pipe."""
-        try:
-            tell(*what)
-        except Exception as error:
-            log.error("receiver_failed", exc_info=error)
-            exchange.cancel()
+
+def _end_faulty(exchange: PipeExchange, error: Exception) -> None:
+    """A fault of one receiver is its own exchange's end, not that of all on the pipe."""
+    log.error("receiver_failed", exc_info=error)
+    exchange.cancel()
 
 
 class PipePool:
