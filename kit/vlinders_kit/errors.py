@@ -1,10 +1,11 @@
 """What can go wrong, as classes; and how it travels between parts, as a `google.rpc.Status`."""
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
-from typing import Any, ClassVar, dataclass_transform
+from functools import lru_cache
+from typing import ClassVar, dataclass_transform
 
 import grpc
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
@@ -18,6 +19,10 @@ class Violation:
     field: str
     message: str
 
+
+_REMEMBERED = 256
+"""Errors as they travel. Under load the same are told again and again, and each time to write one
+and to read it would take a tenth of a millisecond."""
 
 _MOST_VIOLATIONS = 20
 _LONGEST = 300
@@ -33,16 +38,19 @@ class AppError(Exception):
     reason: ClassVar[str] = "INTERNAL"
     retry_after: ClassVar[timedelta | None] = None
     """When asking again makes sense, where it does."""
+    _names: ClassVar[tuple[str, ...]] = ()
+    """Of its fields."""
 
     def __init_subclass__(cls) -> None:
         # Here, since a dataclass without a docstring gets its signature for one.
         cls.__doc__ = cls.__doc__ or cls.__mro__[1].__doc__
         dataclass(kw_only=True, eq=False)(cls)
+        cls._names = tuple(each.name for each in fields(cls))  # type: ignore[arg-type]
         cls.reason = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).upper()
 
     @property
     def facts(self) -> dict[str, str]:
-        return {field.name: str(getattr(self, field.name)) for field in _fields(self)}
+        return {name: str(getattr(self, name)) for name in self._names}
 
     @property
     def violations(self) -> tuple[Violation, ...]:
@@ -173,35 +181,58 @@ def failure_of(error: AppError | grpc.aio.AioRpcError | Status) -> Failure:
             error.status, error.reason, str(error), error.facts, error.violations, error.retry_after
         )
     if isinstance(error, Status):
-        return _read(error)
+        return _read(error.SerializeToString())
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin" and isinstance(value, bytes):
-            return _read(Status.FromString(value))
+            return _read(value)
     waits = timedelta(seconds=1) if error.code() is grpc.StatusCode.UNAVAILABLE else None
     return Failure(error.code(), error.code().name, error.details() or "", retry_after=waits)
 
 
 def status_of(error: AppError, domain: str) -> Status:
     """The status that tells `error` to other parts; `domain` is the service, as `vlinders.auth`."""
-    status = Status(code=error.status.value[0], message=_short(str(error)))
-    facts = {name: _short(value) for name, value in error.facts.items()}
-    info = ErrorInfo(reason=error.reason, domain=domain, metadata=facts)
-    status.details.add().Pack(info)
-    if error.violations:
+    body = _written(
+        error.status,
+        error.reason,
+        domain,
+        str(error),
+        tuple(error.facts.items()),
+        error.violations[:_MOST_VIOLATIONS],
+        error.retry_after,
+    )
+    return Status.FromString(body)
+
+
+@lru_cache(_REMEMBERED)
+def _written(
+    code: grpc.StatusCode,
+    reason: str,
+    domain: str,
+    message: str,
+    facts: Iterable[tuple[str, str]],
+    violations: Iterable[Violation],
+    retry_after: timedelta | None,
+) -> bytes:
+    status = Status(code=code.value[0], message=_short(message))
+    metadata = {name: _short(value) for name, value in facts}
+    status.details.add().Pack(ErrorInfo(reason=reason, domain=domain, metadata=metadata))
+    if violations:
         rows = [
             BadRequest.FieldViolation(field=_short(it.field), description=_short(it.message))
-            for it in error.violations[:_MOST_VIOLATIONS]
+            for it in violations
         ]
         status.details.add().Pack(BadRequest(field_violations=rows))
-    if error.retry_after is not None:
+    if retry_after is not None:
         retry = RetryInfo()
-        retry.retry_delay.FromTimedelta(error.retry_after)
+        retry.retry_delay.FromTimedelta(retry_after)
         status.details.add().Pack(retry)
-    return status
+    body: bytes = status.SerializeToString()
+    return body
 
 
-def _read(status: Status) -> Failure:
-    info, bad, retry = ErrorInfo(), BadRequest(), RetryInfo()
+@lru_cache(_REMEMBERED)
+def _read(body: bytes) -> Failure:
+    status, info, bad, retry = Status.FromString(body), ErrorInfo(), BadRequest(), RetryInfo()
     waits = None
     for detail in status.details:
         detail.Unpack(info)
@@ -212,10 +243,6 @@ def _read(status: Status) -> Failure:
     broken = tuple(Violation(row.field, row.description) for row in bad.field_violations)
     reason = info.reason or code.name
     return Failure(code, reason, status.message, dict(info.metadata), broken, waits)
-
-
-def _fields(error: AppError) -> tuple[Field[Any], ...]:
-    return fields(error) if is_dataclass(error) else ()
 
 
 def _short(text: str) -> str:
