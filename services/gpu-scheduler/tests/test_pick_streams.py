@@ -156,6 +156,17 @@ async def test_a_retry_goes_elsewhere_and_three_in_a_row_make_suspect(
     assert platform.state("worker_2") == "ONLINE"
 
 
+async def test_a_worker_that_declines_is_not_suspect(platform: Any, replica: Replica) -> None:
+    await platform.worker("worker_1")
+    await platform.worker("worker_2")
+    for number in range(5):
+        ask = wanted(f"gen_{number}", "worker_1")
+        ask.declined = True
+        await replica.ask(ask)
+
+    assert platform.state("worker_1") == "ONLINE"
+
+
 async def test_replicas_are_told_who_is_suspect_and_who_is_no_more(
     platform: Any, replica: Replica
 ) -> None:

@@ -87,12 +87,22 @@ class Hub:
             self.picks.place(worker)
             self.registry.changed(worker)
 
-    def pick(self, request_id: str, model: str, excluded: Sequence[str], asker: Asker) -> Slot:
+    def pick(
+        self,
+        request_id: str,
+        model: str,
+        excluded: Sequence[str],
+        asker: Asker,
+        *,
+        declined: bool = False,
+    ) -> Slot:
         """The slot for a request. Raises NoWorker.
 
-        The last of the excluded workers is the one that has just failed it.
+        The last of the excluded workers is the one that has just failed it, or `declined` it. That
+        is no failure: who is suspect is asked whether it lives, and who has too much to do is late
+        to answer.
         """
-        if excluded:
+        if excluded and not declined:
             self.fleet.failed(excluded[-1])
         return self.picks.pick(request_id, model, excluded, asker, self.clock.monotonic())
 

@@ -97,6 +97,7 @@ async def test_a_worker_that_declines_where_nobody_else_is_left_is_no_capacity(
     assert answer.failure.reason == "NO_CAPACITY"
     assert answer.failure.retry_after is not None
     assert [len(ask.excluded_worker_ids) for ask in stage.scheduler.asked] == [0, 1]
+    assert [ask.declined for ask in stage.scheduler.asked] == [False, True]
 
 
 async def test_what_nobody_began_is_not_written_down(stage: Any) -> None:

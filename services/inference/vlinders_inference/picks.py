@@ -71,10 +71,12 @@ class Picks:
         input_tokens: int,
         output_tokens: int,
         excluded: Sequence[str] = (),
+        declined: bool = False,
     ) -> Target:
         """A slot for the request, outstanding there until `finished`. Raises NoCapacity.
 
-        A second pick of the same request, with the workers that failed it excluded, moves it.
+        A second pick of the same request, with the workers that failed it excluded, moves it; the
+        last of them may have `declined`.
         """
         self._standby.end(request_id)
         request = PickRequest(
@@ -84,6 +86,7 @@ class Picks:
             input_tokens=input_tokens,
             output_tokens=output_tokens,
             excluded_worker_ids=excluded,
+            declined=declined,
         )
         answer = await self._ask(request) if self.connected else None
         if answer is None:

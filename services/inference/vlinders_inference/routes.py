@@ -47,6 +47,7 @@ class Picker(Protocol):
         input_tokens: int,
         output_tokens: int,
         excluded: Sequence[str] = (),
+        declined: bool = False,
     ) -> Slot: ...
 
     def finished(self, request_id: str) -> None: ...
@@ -58,6 +59,8 @@ class _Order(Struct, eq=False):
     workers_left: int
     offers: Iterator[Attempt]
     excluded: list[str]
+    declined: bool = False
+    """The last worker is there, and did not take it."""
     wait_seconds: int = NoCapacity.wait_seconds
     """When to come again, if nobody begins an answer."""
 
@@ -105,6 +108,7 @@ class Router:
             except AttemptFailed as failed:
                 attempt.failed(failed)
                 failure = _failure(job, attempt, failed)
+                order.declined = failed.declined
             except BaseException:
                 attempt.abandoned()
                 raise
@@ -152,6 +156,7 @@ class Router:
                     input_tokens=ask.prompt_guess,
                     output_tokens=ask.max_tokens,
                     excluded=order.excluded,
+                    declined=order.declined,
                 )
         except NoCapacity as full:
             order.workers_left, order.wait_seconds = 0, full.wait_seconds

@@ -120,7 +120,13 @@ def answer(hub: Hub, request: pb.PickRequest, line: PickLine) -> pb.PickAnswer:
             request_id, invalid("request_id", f"must have 1 to {LONGEST_ID} characters")
         )
     try:
-        slot = hub.pick(request_id, request.model, request.excluded_worker_ids, line)
+        slot = hub.pick(
+            request_id,
+            request.model,
+            request.excluded_worker_ids,
+            line,
+            declined=request.declined,
+        )
     except NoWorker as error:
         return _refusal(request_id, error)
     return pb.PickAnswer(
