@@ -5,8 +5,12 @@ from typing import Any
 
 import pytest
 
+from vlinders_gateway import protocol
 from vlinders_gateway.bodies import Limits as BodyLimits
 from vlinders_gateway.bodies import deeper_than
+from vlinders_gateway.dialects import CANONICAL
+from vlinders_gateway.hot import HotExchange
+from vlinders_gateway.operations import named
 from vlinders_gateway.testing import (
     Running,
     Script,
@@ -17,6 +21,16 @@ from vlinders_gateway.testing import (
 )
 
 pytestmark = pytest.mark.anyio
+
+
+class Unheard:
+    """Lets everybody in, and is never asked: no body comes."""
+
+    def admit(self, exchange: HotExchange) -> None:
+        return None
+
+    def serve(self, exchange: HotExchange, body: bytes) -> None:
+        raise AssertionError("there is no body")
 
 
 class TestBodies:
@@ -120,6 +134,25 @@ class TestBodies:
             head = "POST /v1/auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
             answer = await spoken(running.port, head.encode(), b"{", pause=0.05)
             assert_refused(answer, 408, "invalid_request")
+
+    @pytest.mark.parametrize("hot", [True, False])
+    async def test_one_that_was_late_is_not_waited_for_any_more(
+        self, script: Script, valkey: str, monkeypatch: pytest.MonkeyPatch, *, hot: bool
+    ) -> None:
+        """The time in which a refused body may still come is none where its own is over."""
+        monkeypatch.setattr(protocol, "LINGER_SECONDS", 30.0)
+        operation = named("CreateChatCompletion" if hot else "Login")
+        async with gateway(script, valkey, bodies=BodyLimits(seconds=0.2)) as running:
+            if hot:
+                running.edge.serve_hot(CANONICAL, operation, operation.place, Unheard())
+            path = operation.place.partition(" ")[2]
+            reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+            writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n".encode())
+            try:
+                async with asyncio.timeout(10):
+                    assert_refused(await reader.read(), 408, "invalid_request")
+            finally:
+                writer.close()
 
     async def test_those_that_come_together_have_only_so_much_room(
         self, script: Script, valkey: str

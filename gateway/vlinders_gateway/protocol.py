@@ -69,7 +69,7 @@ class EdgeProtocol(Messages):
         self._stalls_at = math.inf
         self._unread = 0
         self._over = False
-        self._most_bytes = math.inf
+        self._most_bytes = self._body_until = math.inf
         self._discarded = 0
         self._hot: HotExchange | None = None
         """What is being answered, if that is of a hot route."""
@@ -115,6 +115,7 @@ class EdgeProtocol(Messages):
         self._before = self.cycle
         hot = self.edge.hot_at(self.url, self.parser.get_method())
         if hot is None:
+            self._body_until = self.loop.time() + self.edge.limits.seconds
             super().on_headers_complete()
         else:
             self._open_hot(hot)
@@ -145,13 +146,22 @@ class EdgeProtocol(Messages):
         if self.transport.is_closing():
             return
         if WHOLE not in self.scope:
-            self._deadline = self.loop.time() + LINGER_SECONDS
-            self._most_bytes = self._bytes + MOST_REFUSED_BYTES
+            self._linger(self.loop.time())
         elif not (self._in_head or self.pipeline):
             self._keep()
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+
+    def _linger(self, now: float) -> None:
+        """What was asked is answered before its body has come: by refusing it, or it is late."""
+        if now < self._body_until:
+            self._deadline = min(now + LINGER_SECONDS, self._body_until)
+            self._most_bytes = self._bytes + MOST_REFUSED_BYTES
+        else:
+            self._over = True
+            self.transport.write_eof()
+            self._deadline = now + FAREWELL_SECONDS
 
     def _keep(self) -> None:
         """Nothing is being asked or answered."""
@@ -182,7 +192,7 @@ class EdgeProtocol(Messages):
     def _start_hot(self, exchange: HotExchange) -> None:
         self._hot = exchange
         if exchange.more_body:
-            self._deadline = self.loop.time() + exchange.bodies.seconds
+            self._deadline = self._body_until = self.loop.time() + exchange.bodies.seconds
         exchange.start()
 
     def pause_writing(self) -> None:

@@ -1,17 +1,22 @@
-"""Clients that send next to nothing, or nothing: each has its end, and costs the others nothing."""
+"""Clients that send or read next to nothing: each has its end, and costs the others nothing."""
 
 import asyncio
 import contextlib
+import json
 import socket
+import statistics
 import time
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from tests.chaos.load import Load
+from tests.chaos.load import Load, Operation
+from tests.chaos.oracle import settle
 from tests.chaos.scale import LONG, scaled
 from tests.chaos.stack import Chaos
 from tests.chaos.watching import Watched
-from tests.platform import User
+from tests.platform import User, chat, eventually
+from tests.upstreams import Asked
 from vlinders_kit.testing.figures import Figure
 
 pytestmark = pytest.mark.anyio
@@ -21,7 +26,21 @@ DRIP_SECONDS = 10.0
 HEAD_SECONDS, BODY_SECONDS = 15.0, 62.0
 """When the last of them must be gone; bodies have 60 s, and a second's grain."""
 
+READERS = scaled(50, 500)
+MOST_BUFFERED_KB = 256
+CUT_SECONDS = 75.0
+"""60 s from when all that there is room for is full, and the sweep's grain."""
+QUIET_SECONDS = scaled(2.0, 15.0)
+"""How long the others are looked at, without slow readers and beside them."""
+
 IDLE = scaled(300, 2_000)
+
+_ESTABLISHED = 1  # of the kernel's states of a TCP connection, the first byte of TCP_INFO
+
+WORD = "x" * 4_000
+WORDS = 4_000
+"""Of an answer: 16 MB, more than all that is between an engine and its client can hold, kernel and
+all."""
 
 
 class Peers:
@@ -32,9 +51,11 @@ class Peers:
         self._port = int(port)
         self.loop = asyncio.get_running_loop()
 
-    async def connect(self) -> socket.socket:
+    async def connect(self, *, receive_buffer: int | None = None) -> socket.socket:
         peer = socket.socket()
         peer.setblocking(False)
+        if receive_buffer is not None:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         await self.loop.sock_connect(peer, (self._host, self._port))
         return peer
 
@@ -54,6 +75,22 @@ class Peers:
         finally:
             peer.close()
         return time.monotonic() - began
+
+    async def crawl(self, request: bytes, *, reads: bool) -> float:
+        """Reads a byte of the answer in a second, or nothing; seconds until the gateway closes."""
+        peer = await self.connect(receive_buffer=4_096)
+        began = time.monotonic()
+        try:
+            await self.loop.sock_sendall(peer, request)
+            with contextlib.suppress(ConnectionError):
+                await self.loop.sock_recv(peer, 1)
+                while not _is_cut(peer):
+                    await asyncio.sleep(1)
+                    if reads:
+                        await self.loop.sock_recv(peer, 1)
+            return time.monotonic() - began
+        finally:
+            peer.close()
 
     async def _closed(self, peer: socket.socket) -> None:
         with contextlib.suppress(ConnectionError):
@@ -84,6 +121,100 @@ async def test_who_sends_a_byte_now_and_then_is_closed_in_time(
     )
     assert max(took) <= must
     assert {each.outcome for each in load.operations} == {"ok"}
+
+
+def _is_cut(peer: socket.socket) -> bool:
+    """Whether the other side has reset the connection; what it sent before need not be read."""
+    state: int = peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    return state != _ESTABLISHED
+
+
+@contextlib.asynccontextmanager
+async def crawling(chaos: Chaos, key: str) -> AsyncIterator[list["asyncio.Task[float]"]]:
+    """Readers of a byte a second, and a few of nothing; each tells when it was cut."""
+    chaos.platform.first.plays("plain-2026", words=[WORD] * WORDS)
+    body = json.dumps(chat("plain", stream=True, max_tokens=WORDS)).encode()
+    request = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %s\r\n"
+        b"content-length: %d\r\n\r\n%s" % (key.encode(), len(body), body)
+    )
+    peers = Peers(chaos)
+    readers = [
+        asyncio.create_task(peers.crawl(request, reads=bool(number % 10)))
+        for number in range(READERS)
+    ]
+    try:
+        yield readers
+    finally:
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+        del chaos.platform.first.scripts["plain-2026"]
+
+
+async def test_who_reads_a_byte_a_second_costs_little_and_is_cut_and_settled(
+    chaos: Chaos, user: User, figure: Figure
+) -> None:
+    key = (await user.key())["key"]
+    other = await chaos.platform.sign_up()
+    provider = chaos.platform.first
+    before_it = len(provider.asked["plain-2026"])
+    pids = [pid for part in ("gateway", "inference") for pid in chaos.pids(part)]
+    await _others(chaos, other)  # what is made once for all of them is made
+    calm = await _others(chaos, other)
+
+    with Watched(pids) as watched:
+        async with crawling(chaos, key) as readers:
+            await eventually(lambda: _full(chaos, before_it), 300)
+            held = watched.total
+            beside = await _others(chaos, other)
+            took = await asyncio.gather(*readers) if LONG else []
+
+    each = held / READERS / 1024
+    figure("slow reader, memory", each, "KB", must="≤ 256 KB", condition=f"{READERS} of them")
+    more = 100 * (_p99(beside) / _p99(calm) - 1)
+    figure(
+        "slow readers, others' p99", more, "% more", must="≤ 20 %", condition=f"{READERS} of them"
+    )
+    assert each <= MOST_BUFFERED_KB
+    assert {each.outcome for each in beside} == {"ok"}
+    if took:
+        figure("slow reader, the last is cut after", max(took), "s", must="60 s of no reading")
+        assert max(took) <= CUT_SECONDS
+    asked = provider.asked["plain-2026"][before_it:]
+    await eventually(lambda: _ended(asked), 10)
+    await settle(chaos, user)
+    records = [row for row in await user.every("/v1/usage/records") if row["charged_nanos"]]
+    assert len(records) == READERS
+    assert max(row["output_tokens"] for row in records) <= max(each.said for each in asked) < WORDS
+    assert int((await user.data("GET", "/v1/wallet"))["held_nanos"]) == 0
+
+
+async def _others(chaos: Chaos, user: User) -> list[Operation]:
+    async with Load(chaos, user, json=4, max_tokens=10, rate=1_000) as load:
+        await asyncio.sleep(QUIET_SECONDS)
+    return load.operations
+
+
+def _p99(operations: Sequence[Operation]) -> float:
+    took = [each.ended - each.invoked for each in operations if each.outcome == "ok"]
+    return statistics.quantiles(took, n=100)[98]
+
+
+async def _full(chaos: Chaos, before_it: int) -> bool:
+    """Whether every reader's answer stands still: nothing more fits on the way."""
+
+    def said() -> list[int]:
+        return [each.said for each in chaos.platform.first.asked["plain-2026"][before_it:]]
+
+    before = said()
+    await asyncio.sleep(1)
+    return len(before) == READERS and before == said()
+
+
+async def _ended(asked: Sequence[Asked]) -> bool:
+    """Whether the provider was told of each that nobody waits for it any more."""
+    return all(each.ended.is_set() for each in asked)
 
 
 async def test_idle_connections_are_kept_and_hurt_nobody(

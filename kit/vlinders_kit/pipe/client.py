@@ -19,7 +19,7 @@ from vlinders_kit.pipe.queue import FrameQueue
 from vlinders_kit.pipe.wire import Talker, WireBroken
 from vlinders_kit.tls import Tls
 
-WINDOW = 64 * 1024
+WINDOW = 48 * 1024
 """Bytes that an exchange may have under way to a reader that does not read."""
 
 _BACKOFF = (0.05, 2.0)

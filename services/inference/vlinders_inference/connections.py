@@ -25,9 +25,9 @@ CLOSING_SECONDS = 1.0
 MOST_IDLE = 1024
 """Connections to one target that are kept."""
 
-READ_BYTES = 32 * 1024
+READ_BYTES = 16 * 1024
 """Most that is read of a connection at once. It is also what a reader that stalls can be left with
-here, since nothing can be held up but what was not read yet; the event loop's own reads are eight
+here, since nothing can be held up but what was not read yet; the event loop's own reads are sixteen
 times as large."""
 
 LARGEST_HEAD = 64 * 1024
