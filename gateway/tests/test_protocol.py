@@ -89,9 +89,13 @@ async def test_an_endless_header_is_not_kept(running: Running) -> None:
     assert_refused(await spoken(running.port, *pieces), 431, "invalid_request")
 
 
-async def test_a_long_address_is_refused(running: Running) -> None:
-    sent = b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"
-    assert_refused(await spoken(running.port, sent), 431, "invalid_request")
+@pytest.mark.parametrize("length", [40_000, 70_000], ids=["40 KB", "more than a URL may have"])
+async def test_a_long_address_is_refused(running: Running, length: int) -> None:
+    """However it comes: the last piece of it is small."""
+    sent = b"GET /" + b"a" * length
+    end = b" HTTP/1.1\r\nHost: x\r\n\r\n"
+    assert_refused(await spoken(running.port, sent, end), 431, "invalid_request")
+    assert_refused(await spoken(running.port, sent + end), 431, "invalid_request")
 
 
 async def test_a_head_that_drips_is_ended_by_its_deadline(

@@ -32,7 +32,9 @@ class Messages(HttpToolsProtocol):
         self._bytes = 0
         """Of the head or the body that is coming, with all that is around it."""
         self._read_bytes = 0
-        """What is read at a time: no less than a head that is whole within it."""
+        """Of what is being read just now."""
+        self._head_bytes = 0
+        """Of all that was read while the head was coming: it has no more."""
         self._body_bytes = self._pieces = 0
         self._upgrading = False
         """The parser takes the body that begins for another protocol."""
@@ -45,6 +47,7 @@ class Messages(HttpToolsProtocol):
         """Has the parser read on. No offer to upgrade is taken: it is a request like any other."""
         self._read_bytes = len(data)
         self._bytes += self._read_bytes
+        self._head_bytes += self._read_bytes
         try:
             while data:
                 try:
@@ -78,6 +81,7 @@ class Messages(HttpToolsProtocol):
         super().on_message_begin()
         self._in_head = True
         self._bytes = 0
+        self._head_bytes = self._read_bytes
 
     def _end_head(self) -> None:
         """Checks the head, now that it is whole."""
@@ -92,7 +96,7 @@ class Messages(HttpToolsProtocol):
         self._upgrading = bool(self.parser.should_upgrade() and self._framing())
 
     def _is_large(self) -> bool:
-        if self._bytes + self._read_bytes <= MOST_HEAD_BYTES:
+        if self._head_bytes <= MOST_HEAD_BYTES:
             return False  # as nearly always: nothing has to be added up
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         return size > MOST_HEAD_BYTES
