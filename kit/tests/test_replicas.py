@@ -20,7 +20,7 @@ from vlinders.auth.v1.identity_pb2_grpc import (
 )
 from vlinders_kit import rpc
 from vlinders_kit.callers import Identity
-from vlinders_kit.pipe import Dial, Exchange, PipePool, client
+from vlinders_kit.pipe import Dial, Exchange, PipePool, pool
 from vlinders_kit.rpc import SERVER_OPTIONS, Guard, connect
 from vlinders_kit.testing import CALLER_KEY, piped
 from vlinders_kit.testing.pipes import INFERENCE, PIPE
@@ -186,26 +186,26 @@ async def test_a_pool_of_pipes_goes_by_what_the_name_stands_for(
     async def answer(exchange: Exchange) -> None:
         raise AssertionError("nobody asks")
 
-    monkeypatch.setattr(client, "_addresses", addresses)
-    monkeypatch.setattr(client, "_RESOLVE_SECONDS", 0.01)
-    pool = PipePool(["replicas.test:1"], Dial(PIPE, INFERENCE, Identity("gateway", CALLER_KEY)))
-    running = asyncio.create_task(pool.run())
+    monkeypatch.setattr(pool, "_addresses", addresses)
+    monkeypatch.setattr(pool, "_RESOLVE_SECONDS", 0.01)
+    pipes = PipePool(["replicas.test:1"], Dial(PIPE, INFERENCE, Identity("gateway", CALLER_KEY)))
+    running = asyncio.create_task(pipes.run())
     async with asyncio.timeout(30), piped(answer) as first, piped(answer) as second:
         known.append(first)
-        await _ready(pool, 1)
+        await _ready(pipes, 1)
         known.append(second)
-        await _ready(pool, 2)
+        await _ready(pipes, 2)
         known.clear()  # the name server is silent: that is no reason to leave anybody
         seen = looks
         while looks < seen + 3:
             await asyncio.sleep(0.01)
-        assert pool.ready_count == 2
+        assert pipes.ready_count == 2
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 
 
-async def _ready(pool: PipePool, number: int) -> None:
-    while pool.ready_count != number:
+async def _ready(pipes: PipePool, number: int) -> None:
+    while pipes.ready_count != number:
         await asyncio.sleep(0.01)
 
 

@@ -6,15 +6,8 @@ own, so a slow reader stops its exchange and nobody else's. The messages are
 `vlinders/api/v1/pipe.proto`.
 """
 
-from vlinders_kit.pipe.client import (
-    Dial,
-    NoReplica,
-    PipeClient,
-    PipeExchange,
-    PipeLost,
-    PipePool,
-    Receiver,
-)
+from vlinders_kit.pipe.client import Dial, PipeClient, PipeExchange, PipeLost, Receiver
+from vlinders_kit.pipe.pool import NoReplica, PipePool
 from vlinders_kit.pipe.server import Exchange, PipeServer
 
 __all__ = [
