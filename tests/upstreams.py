@@ -148,8 +148,8 @@ async def _stream(request: web.Request, asked: Asked, script: Script) -> web.Str
             return response
         if number == script.waits_after:
             await asyncio.Event().wait()  # until the client leaves, which cancels this
+        asked.said += 1  # before: one whose writing is cut off may have arrived
         await _say(response, {"content": word})
-        asked.said += 1
     await _say(response, {}, finish_reason="stop")
     if script.tells_usage and asked.body["stream_options"]["include_usage"]:
         chunk = {"choices": [], "usage": _usage(script)}
