@@ -15,7 +15,7 @@ import grpc
 import httpx
 import pytest
 
-from vlinders.auth.v1.sessions_pb2 import LoginResponse
+from vlinders.auth.v1.sessions_pb2 import SignIn
 from vlinders_gateway.server import listen
 from vlinders_gateway.testing import Script, bearer, services
 from vlinders_kit.embedded.programs import free_port
@@ -77,10 +77,10 @@ async def until_ready(inside: str) -> None:
 async def test_it_serves_and_ends_when_what_it_began_is_done(script: Script, valkey: str) -> None:
     begun, may_end = asyncio.Event(), asyncio.Event()
 
-    async def slow(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> LoginResponse:
+    async def slow(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> SignIn:
         begun.set()
         await may_end.wait()
-        return LoginResponse(token_type="bearer")
+        return SignIn(token_type="bearer")
 
     script.answers["Login"] = slow
     key = script.key()

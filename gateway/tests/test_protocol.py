@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vlinders.auth.v1.sessions_pb2 import LoginResponse
+from vlinders.auth.v1.sessions_pb2 import SignIn
 from vlinders_gateway import messages, protocol
 from vlinders_gateway.dialects import CANONICAL
 from vlinders_gateway.exchange import EVENTS
@@ -358,7 +358,7 @@ class TestBodiesThatAreMoreThanABody:
         self, running: Running, *, chunked: bool
     ) -> None:
         """Not the next request, which would be one that nobody in front of us has seen."""
-        running.script.answers["Login"] = LoginResponse()
+        running.script.answers["Login"] = SignIn()
         body = json.dumps({"email": "a@example.com", "password": "GET /v1/users/me"}).encode()
         length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(body)
         framed = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body

@@ -18,6 +18,8 @@ class Violation:
 
     field: str
     message: str
+    rule: str = ""
+    """Which rule, as `string.min_len`, for those who say it in words of their own."""
 
 
 _REMEMBERED = 256
@@ -218,7 +220,9 @@ def _written(
     status.details.add().Pack(ErrorInfo(reason=reason, domain=domain, metadata=metadata))
     if violations:
         rows = [
-            BadRequest.FieldViolation(field=_short(it.field), description=_short(it.message))
+            BadRequest.FieldViolation(
+                field=_short(it.field), description=_short(it.message), reason=_short(it.rule)
+            )
             for it in violations
         ]
         status.details.add().Pack(BadRequest(field_violations=rows))
@@ -240,7 +244,9 @@ def _read(body: bytes) -> Failure:
         if detail.Unpack(retry):
             waits = retry.retry_delay.ToTimedelta()
     code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
-    broken = tuple(Violation(row.field, row.description) for row in bad.field_violations)
+    broken = tuple(
+        Violation(row.field, row.description, row.reason) for row in bad.field_violations
+    )
     reason = info.reason or code.name
     return Failure(code, reason, status.message, dict(info.metadata), broken, waits)
 

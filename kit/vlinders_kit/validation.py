@@ -39,4 +39,7 @@ def _told(row: protovalidate.Violation) -> Violation:
         path += f".{element.field_name}" if path else element.field_name
         if element.subscript is not None and element.subscript.field == "index":
             path += f"[{element.subscript.value}]"
-    return Violation(path or "body", row.proto.message or row.proto.rule_id)
+    rule = row.proto.rule_id
+    # A rule of the whole message is named for the field that its client has to change.
+    path = path or rule.rpartition(".")[0] or "body"
+    return Violation(path, row.proto.message or rule, rule)

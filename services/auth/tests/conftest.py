@@ -73,7 +73,7 @@ class Auth:
 
     async def login(
         self, email: str = "ada@example.com", password: str = PASSWORD, address: str = "192.0.2.1"
-    ) -> sessions_pb.LoginResponse:
+    ) -> sessions_pb.SignIn:
         request = sessions_pb.LoginRequest(email=email, password=password)
         return await self.sessions(address).Login(request)
 

@@ -11,6 +11,7 @@ from sqlalchemy import update
 
 from vlinders.api.v1 import options_pb2 as api
 from vlinders.api.v1.caller_pb2 import Caller
+from vlinders.auth.v1.accounts_pb2 import ACCOUNT_STATUS_INACTIVE
 from vlinders.auth.v1.identity_pb2 import IntrospectRequest, IntrospectResponse
 from vlinders_auth.models import Account, Tenant
 from vlinders_kit import api_keys
@@ -102,7 +103,7 @@ async def test_all_that_is_not_valid_is_refused_alike(auth: Auth) -> None:
 async def test_a_disabled_account_is_told_apart_from_an_invalid_credential(auth: Auth) -> None:
     made = await auth.key(await auth.register())
     async with auth.db.begin() as tx:
-        await tx.execute(update(Account).values(disabled_at=NOW))
+        await tx.execute(update(Account).values(status=ACCOUNT_STATUS_INACTIVE))
 
     assert (await refused(auth, api_key=made.key)).reason == "ACCOUNT_DISABLED"
 

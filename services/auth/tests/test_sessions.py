@@ -13,6 +13,7 @@ from joserfc.errors import JoseError
 from sqlalchemy import update
 
 from vlinders.auth.v1 import sessions_pb2 as pb
+from vlinders.auth.v1.accounts_pb2 import ACCOUNT_STATUS_INACTIVE
 from vlinders.auth.v1.events_pb2 import SessionRevoked
 from vlinders_auth import sessions
 from vlinders_auth.models import Account
@@ -169,6 +170,6 @@ async def test_a_disabled_account_renews_nothing(auth: Auth) -> None:
     await auth.register()
     opened = await auth.login()
     async with auth.db.begin() as tx:
-        await tx.execute(update(Account).values(disabled_at=auth.clock.now()))
+        await tx.execute(update(Account).values(status=ACCOUNT_STATUS_INACTIVE))
 
     assert await not_refreshed(auth, opened.refresh_token) == "ACCOUNT_DISABLED"

@@ -12,6 +12,7 @@ import pytest
 from argon2 import PasswordHasher
 from sqlalchemy import func, select, update
 
+from vlinders.auth.v1.accounts_pb2 import ACCOUNT_STATUS_INACTIVE
 from vlinders_auth import attempts
 from vlinders_auth.models import Account, Attempts, RefreshToken, Session
 from vlinders_auth.passwords import Passwords
@@ -205,7 +206,7 @@ async def test_attempts_and_sessions_that_are_over_are_deleted(auth: Auth) -> No
 async def test_only_who_knows_the_password_learns_that_an_account_is_disabled(auth: Auth) -> None:
     await auth.register()
     async with auth.db.begin() as tx:
-        await tx.execute(update(Account).values(disabled_at=auth.clock.now()))
+        await tx.execute(update(Account).values(status=ACCOUNT_STATUS_INACTIVE))
 
     assert (await refused(auth)).reason == "ACCOUNT_DISABLED"
     assert (await refused(auth, password="wrong")).reason == "INVALID_CREDENTIALS"

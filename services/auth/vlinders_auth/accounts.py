@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 
+from vlinders.auth.v1.accounts_pb2 import ACCOUNT_STATUS_ACTIVE
 from vlinders.auth.v1.events_pb2 import AccountRegistered, TenantCreated
 from vlinders_auth import roles, usernames
 from vlinders_auth.errors import AccountDisabled, AccountNotFound, EmailTaken, NothingToChange
@@ -84,7 +85,7 @@ async def lock(tx: Tx, account_id: str) -> Account:
     )
     if account is None:
         raise AccountNotFound
-    if account.disabled_at is not None:
+    if account.status != ACCOUNT_STATUS_ACTIVE:
         raise AccountDisabled
     return account
 
@@ -131,6 +132,7 @@ async def _insert(
             full_name=person.full_name,
             email_verified=False,
             roles=list(as_roles),
+            status=ACCOUNT_STATUS_ACTIVE,
             created_at=now,
             updated_at=now,
         )

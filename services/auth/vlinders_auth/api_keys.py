@@ -83,6 +83,7 @@ async def keep(
         sha256=api_keys.digest(secret),
         key_prefix=api_keys.prefix_of(secret),
         permissions=list(permissions),
+        dialect="vlinders",
         created_at=now,
         expires_at=expires_at,
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Select, select
 
+from vlinders.auth.v1.accounts_pb2 import ACCOUNT_STATUS_ACTIVE
 from vlinders_auth import roles
 from vlinders_auth.errors import AccountDisabled, CredentialNotFound
 from vlinders_auth.models import Account, ApiKey, Session, Tenant
@@ -58,6 +59,6 @@ async def _found(tx: Tx, query: Select[Any], now: datetime) -> tuple[Any, Accoun
     if row is None or (row[0].expires_at is not None and row[0].expires_at <= now):
         raise CredentialNotFound
     credential, account, tenant = row
-    if account.disabled_at is not None:
+    if account.status != ACCOUNT_STATUS_ACTIVE:
         raise AccountDisabled
     return credential, account, tenant

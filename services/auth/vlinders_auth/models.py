@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ARRAY, ForeignKey, Index, SmallInteger, Text, text
+from sqlalchemy import ARRAY, ForeignKey, Identity, Index, SmallInteger, Text, text
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -44,17 +44,25 @@ class Account(Table):
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenant.id"), index=True)
     email: Mapped[str] = mapped_column(unique=True)
     """In lower case."""
-    username: Mapped[str] = mapped_column(unique=True)
-    """In lower case; the login name of the dialects that have one."""
+    username: Mapped[str]
+    """As its owner writes it; no two differ in case only."""
+    number: Mapped[int] = mapped_column(Identity(always=True), unique=True)
+    """Counts accounts, for dialects that know them by a number."""
     password_hash: Mapped[str]
+    """Empty where nobody has set a password: who signs in elsewhere has none here."""
     full_name: Mapped[str]
     avatar_url: Mapped[str | None]
     email_verified: Mapped[bool]
     roles: Mapped[list[int]] = mapped_column(ARRAY(SmallInteger))
     """Numbers of `vlinders.api.v1.Role`."""
-    disabled_at: Mapped[datetime | None]
+    status: Mapped[int] = mapped_column(SmallInteger)
+    """Number of `vlinders.auth.v1.AccountStatus`; who is not ACTIVE may do nothing."""
+    status_reason: Mapped[str | None]
+    last_login_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
+
+    __table_args__ = (Index("account_username", text("lower(username)"), unique=True),)
 
 
 class Session(Table):
@@ -66,6 +74,8 @@ class Session(Table):
     account_id: Mapped[str] = mapped_column(ForeignKey("account.id"), index=True)
     client_address: Mapped[str]
     """Where it was opened from: an owner is known there (see `attempts`)."""
+    dialect: Mapped[str]
+    """Of the API that it was opened through, whose rules hold for its tokens (see `dialects`)."""
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)
     revoked_at: Mapped[datetime | None]
@@ -75,7 +85,7 @@ class RefreshToken(Table):
     """A token that renews a session.
 
     A session is the family of its tokens. Where a client cannot be given another token, it has this
-    one for life; where it can, each token will name the one that follows it.
+    one for life; where it can, each token is traded for the one that follows it.
     """
 
     __tablename__ = "refresh_token"
@@ -85,6 +95,10 @@ class RefreshToken(Table):
         ForeignKey("session.id", ondelete="CASCADE"), index=True
     )
     created_at: Mapped[datetime]
+    traded_at: Mapped[datetime | None]
+    sealed_successor: Mapped[bytes | None]
+    """The token that followed it, sealed for `refresh-token:<session id>`: who lost the answer gets
+    it again. Kept as short as that is granted."""
 
 
 class Attempts(Table):
@@ -110,6 +124,9 @@ class ApiKey(Table):
     sha256: Mapped[bytes] = mapped_column(unique=True)
     key_prefix: Mapped[str]
     permissions: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    dialect: Mapped[str]
+    """Of the API that it was issued through, whose clients it is for."""
+    hourly_limit: Mapped[int | None]
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
@@ -118,6 +135,96 @@ class ApiKey(Table):
     __table_args__ = (
         Index("api_key_listed", "account_id", "id", postgresql_where=text("revoked_at IS NULL")),
     )
+
+
+class Organization(Table):
+    """A group of people inside a tenant."""
+
+    __tablename__ = "organization"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenant.id"), index=True)
+    name: Mapped[str]
+    description: Mapped[str | None]
+    created_at: Mapped[datetime]
+
+
+class Membership(Table):
+    """An account in an organization."""
+
+    __tablename__ = "membership"
+
+    organization_id: Mapped[str] = mapped_column(
+        ForeignKey("organization.id", ondelete="CASCADE"), primary_key=True
+    )
+    account_id: Mapped[str] = mapped_column(ForeignKey("account.id"), primary_key=True, index=True)
+    role: Mapped[int] = mapped_column(SmallInteger)
+    """Number of `vlinders.auth.v1.MemberRole`."""
+    joined_at: Mapped[datetime]
+
+
+class Invitation(Table):
+    """Somebody who was asked to join a tenant, and has not answered."""
+
+    __tablename__ = "invitation"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenant.id"))
+    email: Mapped[str]
+    """In lower case."""
+    role: Mapped[int] = mapped_column(SmallInteger)
+    invited_by: Mapped[str] = mapped_column(ForeignKey("account.id"))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+    __table_args__ = (Index("invitation_email", "tenant_id", "email", unique=True),)
+
+
+class Link(Table):
+    """A link that was sent by e-mail and has not been used."""
+
+    __tablename__ = "link"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    purpose: Mapped[str]
+    """What it opens, for example "verify-email"."""
+    subject_id: Mapped[str]
+    """Whose it is: an account, or an invitation."""
+    email: Mapped[str]
+    """Where it was sent. It opens nothing once the account has another."""
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+    __table_args__ = (Index("link_subject", "subject_id", "purpose"),)
+
+
+class OAuthIdentity(Table):
+    """Somebody's account at a provider, by which an account here is signed in."""
+
+    __tablename__ = "oauth_identity"
+
+    provider: Mapped[str] = mapped_column(primary_key=True)
+    subject: Mapped[str] = mapped_column(primary_key=True)
+    """Who it is there."""
+    account_id: Mapped[str] = mapped_column(ForeignKey("account.id"), index=True)
+    created_at: Mapped[datetime]
+
+
+class OAuthState(Table):
+    """A sign-in at a provider that was begun and has not come back."""
+
+    __tablename__ = "oauth_state"
+
+    sha256: Mapped[bytes] = mapped_column(primary_key=True)
+    """Of the `state`."""
+    provider: Mapped[str]
+    browser_sha256: Mapped[bytes]
+    """Of the token that the browser keeps."""
+    sealed_verifier: Mapped[bytes]
+    """PKCE's, sealed for `oauth:<provider>`."""
+    nonce: Mapped[str]
+    dialect: Mapped[str]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class SigningKey(Table):

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import delete, select
 
+from vlinders.auth.v1.accounts_pb2 import ACCOUNT_STATUS_ACTIVE
 from vlinders.auth.v1.events_pb2 import SessionRevoked
 from vlinders_auth.errors import AccountDisabled, InvalidRefreshToken
 from vlinders_auth.models import Account, RefreshToken, Session
@@ -25,6 +26,7 @@ async def open(
         id=new_id("session"),
         account_id=account.id,
         client_address=client_address,
+        dialect="vlinders",
         created_at=now,
         expires_at=now + lifetime,
     )
@@ -54,7 +56,7 @@ async def renewed_by(tx: Tx, refresh_token: str, *, now: datetime) -> tuple[Sess
     if row is None:
         raise InvalidRefreshToken
     session, account = row
-    if account.disabled_at is not None:
+    if account.status != ACCOUNT_STATUS_ACTIVE:
         raise AccountDisabled
     return session, account
 

@@ -4,10 +4,12 @@ from typing import Any
 
 from grpc.aio import ServicerContext
 
+from vlinders.api.v1 import options_pb2 as api
 from vlinders.auth.v1 import accounts_pb2 as pb
 from vlinders.auth.v1.accounts_pb2_grpc import AccountServiceServicer
 from vlinders_auth import accounts, roles
 from vlinders_auth.accounts import Person
+from vlinders_auth.models import Account
 from vlinders_auth.passwords import Passwords
 from vlinders_kit.callers import caller
 from vlinders_kit.clock import Clock
@@ -38,11 +40,11 @@ class AccountService(AccountServiceServicer):
     ) -> pb.Account:
         async with self.db.begin() as tx:
             account = await accounts.find(tx, caller().account_id)
-        return to_message(pb.Account, account, roles=roles.shown(account.roles))
+        return _shown(account)
 
     async def UpdateMyAccount(
         self, request: pb.UpdateMyAccountRequest, context: ServicerContext[Any, Any]
-    ) -> pb.UpdateMyAccountResponse:
+    ) -> pb.Account:
         async with self.db.begin() as tx:
             account = await accounts.update(
                 tx,
@@ -51,4 +53,14 @@ class AccountService(AccountServiceServicer):
                 avatar_url=request.avatar_url if request.HasField("avatar_url") else None,
                 now=self.clock.now(),
             )
-        return to_message(pb.UpdateMyAccountResponse, account)
+        return _shown(account)
+
+
+def _shown(account: Account) -> pb.Account:
+    return to_message(
+        pb.Account,
+        account,
+        roles=roles.shown(account.roles),
+        operator=api.ROLE_OPERATOR in account.roles,
+        active=account.status == pb.ACCOUNT_STATUS_ACTIVE,
+    )

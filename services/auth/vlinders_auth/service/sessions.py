@@ -44,9 +44,9 @@ class SessionService(SessionServiceServicer):
 
     async def Login(
         self, request: pb.LoginRequest, context: ServicerContext[Any, Any]
-    ) -> pb.LoginResponse:
+    ) -> pb.SignIn:
         opened = await self.sign_ins.open(request.email, request.password, caller().client_address)
-        return pb.LoginResponse(
+        return pb.SignIn(
             access_token=self.signing.sign(opened.session, opened.account),
             refresh_token=opened.refresh_token,
             token_type=BEARER,
