@@ -61,6 +61,8 @@ VOIDED_BY: Mapping[str, str] = {"RevokeApiKey": "api_key_id"}
 """Operations that void a credential, and the field that says which: whoever is told that his key is
 revoked finds it so with his next request, before the event has come."""
 
+_KEY_PREFIXES = tuple(form.prefix.encode() for form in api_keys.FORMS)
+
 log = logs.get(__name__)
 
 
@@ -233,7 +235,7 @@ class Identities:
         """Auth's answer, and until when on the monotonic clock it is believed."""
         until = asked_at + self._lifetime
         now = self._clock.now().timestamp()
-        if token.startswith(api_keys.PREFIX.encode()):
+        if token.startswith(_KEY_PREFIXES):
             claims = None
             request = IntrospectRequest(api_key_sha256=_digest(token))
         else:
@@ -312,7 +314,7 @@ def _token(authorization: bytes | None) -> bytes:
     if not _is_bearer(authorization):
         raise InvalidCredential
     token = authorization[7:]
-    if token.startswith(api_keys.PREFIX.encode()):
+    if token.startswith(_KEY_PREFIXES):
         if token.isascii() and api_keys.is_well_formed(token.decode("ascii")):
             return token
     elif tokens.looks_like_one(token):

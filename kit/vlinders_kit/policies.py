@@ -1,5 +1,6 @@
 """Who may call what: the policy option of an RPC, held against the caller."""
 
+from collections.abc import Container
 from functools import cache
 
 from google.protobuf import descriptor_pool
@@ -39,6 +40,11 @@ def policy_of(method: MethodDescriptor | None) -> api.Policy:
     return policy
 
 
+def holds(scopes: Container[str], scope: str) -> bool:
+    """Whether whoever has `scopes` has `scope`: `all:read` is each that ends in `:read`."""
+    return scope in scopes or f"all:{scope.rpartition(':')[2]}" in scopes
+
+
 def require(policy: api.Policy, caller: Caller) -> None:
     """Raises CredentialRequired or NotPermitted unless `policy` lets `caller` in."""
     if policy.access == api.ACCESS_PUBLIC:
@@ -50,7 +56,7 @@ def require(policy: api.Policy, caller: Caller) -> None:
     if policy.access != api.ACCESS_CALLER:
         raise NotPermitted
     if caller.kind == Caller.KIND_API_KEY:
-        if not policy.scope or policy.scope not in caller.scopes:
+        if not policy.scope or not holds(caller.scopes, policy.scope):
             raise NotPermitted
     elif caller.kind != Caller.KIND_USER:
         raise CredentialRequired
