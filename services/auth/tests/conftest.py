@@ -17,9 +17,10 @@ from vlinders.auth.v1 import sessions_pb2 as sessions_pb
 from vlinders.auth.v1.accounts_pb2_grpc import AccountServiceStub
 from vlinders.auth.v1.api_keys_pb2_grpc import ApiKeyServiceStub
 from vlinders.auth.v1.identity_pb2_grpc import IdentityServiceStub
+from vlinders.auth.v1.organizations_pb2_grpc import OrganizationServiceStub
 from vlinders.auth.v1.sessions_pb2_grpc import SessionServiceStub
 from vlinders_auth.passwords import Passwords
-from vlinders_auth.service import Signing, services
+from vlinders_auth.service import Bounds, Signing, services
 from vlinders_auth.sign_ins import SignIns
 from vlinders_auth.upkeep import Upkeep
 from vlinders_kit.api_keys import digest
@@ -36,6 +37,9 @@ DAYS_30 = timedelta(days=30)
 PASSWORD = "correct horse battery staple"
 SEALER = Sealer({"k1": bytes(32)}, "k1")
 KEYS_PER_ACCOUNT = 5
+BOUNDS = Bounds(
+    keys_per_account=KEYS_PER_ACCOUNT, organizations_per_tenant=4, members_per_organization=4
+)
 THREADS, QUEUE = 2, 64
 
 
@@ -63,6 +67,9 @@ class Auth:
 
     def identity(self, caller: Caller | None = None) -> Any:
         return self._stub(IdentityServiceStub, caller or a_part("gateway"))
+
+    def organizations(self, caller: Caller) -> Any:
+        return self._stub(OrganizationServiceStub, caller)
 
     async def register(self, email: str = "ada@example.com", **over: Any) -> Caller:
         """Signs somebody up, and answers with him as the gateway would know him."""
@@ -116,6 +123,6 @@ async def auth(db: Database, passwords: Passwords) -> AsyncIterator[Auth]:
     running = Auth(db, upkeep, passwords, clock)
     signing = Signing(upkeep, "vlinders", "vlinders", clock)
     sign_ins = SignIns(db, passwords, clock, lifetime=DAYS_30)
-    rim = services(db, passwords, sign_ins, signing, clock, keys_per_account=KEYS_PER_ACCOUNT)
+    rim = services(db, passwords, sign_ins, signing, clock, bounds=BOUNDS)
     async with served("vlinders.auth", *rim) as running.server:
         yield running

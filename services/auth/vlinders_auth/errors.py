@@ -82,3 +82,71 @@ class PermissionNotHeld(PermissionDenied):
     """An API key may do no more than its maker, whose role does not include {permission}."""
 
     permission: str
+
+
+class OrganizationNotFound(NotFound):
+    """There is no such organization."""
+
+
+class NotItsAdmin(PermissionDenied):
+    """Only an admin of the organization, or of the tenant, may do this."""
+
+
+class OrganizationLimitReached(FailedPrecondition):
+    """The tenant has the {limit} organizations that it may have."""
+
+    limit: int
+
+
+class MemberLimitReached(FailedPrecondition):
+    """The organization has the {limit} members that it may have."""
+
+    limit: int
+
+
+class MemberNotFound(NotFound):
+    """There is no such member."""
+
+
+class LastAdmin(FailedPrecondition):
+    """The organization needs an admin."""
+
+
+class RoleNotHeld(PermissionDenied):
+    """Nobody gives or takes a role above his own."""
+
+
+class LastOwner(FailedPrecondition):
+    """The tenant needs an owner."""
+
+
+class InvitationLimitReached(FailedPrecondition):
+    """As many as may be, {limit}, are asked to join the tenant already."""
+
+    limit: int
+
+
+class InvalidLink(InvalidArgument):
+    """The link is not valid: it was used, has expired, or was replaced."""
+
+    @property
+    def violations(self) -> tuple[Violation, ...]:
+        return (Violation("token", str(self), self.reason),)
+
+
+class EmailAlreadyVerified(FailedPrecondition):
+    """The e-mail is verified already."""
+
+
+class TooManyMails(ResourceExhausted):
+    """Too many mails were asked for. Please try again in {retry_seconds} s."""
+
+    retry_seconds: int
+
+    @property
+    def retry_after(self) -> timedelta:  # type: ignore[override]
+        return timedelta(seconds=self.retry_seconds)
+
+
+class MailUnavailable(Unavailable):
+    """No mail can be sent at the moment."""

@@ -2,7 +2,7 @@
 
 from vlinders_auth.bootstrap import Administrator, bootstrap
 from vlinders_auth.passwords import Passwords
-from vlinders_auth.service import Signing, services
+from vlinders_auth.service import Bounds, Signing, services
 from vlinders_auth.settings import AuthSettings
 from vlinders_auth.sign_ins import SignIns
 from vlinders_auth.upkeep import Upkeep
@@ -44,8 +44,12 @@ async def _serve(
     process.background("upkeep", upkeep.run)
     signing = Signing(upkeep, settings.token_issuer, settings.token_audience, clock)
     sign_ins = SignIns(db, passwords, clock, lifetime=settings.session_lifetime)
-    limit = settings.keys_per_account
-    for service in services(db, passwords, sign_ins, signing, clock, keys_per_account=limit):
+    bounds = Bounds(
+        keys_per_account=settings.keys_per_account,
+        organizations_per_tenant=settings.organizations_per_tenant,
+        members_per_organization=settings.members_per_organization,
+    )
+    for service in services(db, passwords, sign_ins, signing, clock, bounds=bounds):
         process.serve(*service)
 
 

@@ -3,9 +3,15 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ARRAY, ForeignKey, Identity, Index, SmallInteger, Text, text
+from sqlalchemy import ARRAY, ForeignKey, Identity, Index, SmallInteger, Text, func, select, text
 from sqlalchemy.dialects.postgresql import TIMESTAMP
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    column_property,
+    mapped_column,
+    relationship,
+)
 
 from vlinders_kit import events
 from vlinders_kit.db import TYPES
@@ -137,6 +143,27 @@ class ApiKey(Table):
     )
 
 
+class Membership(Table):
+    """An account in an organization."""
+
+    __tablename__ = "membership"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organization.id", ondelete="CASCADE"))
+    account_id: Mapped[str] = mapped_column(ForeignKey("account.id"), index=True)
+    role: Mapped[int] = mapped_column(SmallInteger)
+    """Number of `vlinders.auth.v1.MemberRole`."""
+    joined_at: Mapped[datetime]
+
+    account: Mapped[Account] = relationship(lazy="joined", innerjoin=True, viewonly=True)
+    """Whose it is; comes with every row that is read."""
+
+    __table_args__ = (
+        Index("membership_account", "organization_id", "account_id", unique=True),
+        Index("membership_listed", "organization_id", "id"),
+    )
+
+
 class Organization(Table):
     """A group of people inside a tenant."""
 
@@ -147,20 +174,13 @@ class Organization(Table):
     name: Mapped[str]
     description: Mapped[str | None]
     created_at: Mapped[datetime]
-
-
-class Membership(Table):
-    """An account in an organization."""
-
-    __tablename__ = "membership"
-
-    organization_id: Mapped[str] = mapped_column(
-        ForeignKey("organization.id", ondelete="CASCADE"), primary_key=True
+    member_count: Mapped[int] = column_property(
+        select(func.count())
+        .where(Membership.organization_id == id)
+        .correlate_except(Membership)
+        .scalar_subquery()
     )
-    account_id: Mapped[str] = mapped_column(ForeignKey("account.id"), primary_key=True, index=True)
-    role: Mapped[int] = mapped_column(SmallInteger)
-    """Number of `vlinders.auth.v1.MemberRole`."""
-    joined_at: Mapped[datetime]
+    """Counted when it is read: what is kept beside would have to be right at every moment."""
 
 
 class Invitation(Table):

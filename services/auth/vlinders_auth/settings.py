@@ -44,6 +44,12 @@ class AuthSettings(ServiceSettings):
     keys_per_account: int = Field(200, ge=1)
     """How many API keys an account may have that are neither revoked nor expired."""
 
+    organizations_per_tenant: int = Field(100, ge=1)
+    """How many organizations a tenant may have."""
+
+    members_per_organization: int = Field(1_000, ge=1)
+    """How many members an organization may have."""
+
     password_memory_kib: int = Field(19 * 1024, ge=19 * 1024)
     """Memory that one argon2id hash takes. Old hashes follow when it is raised."""
 

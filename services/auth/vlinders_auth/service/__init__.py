@@ -1,21 +1,33 @@
 """The RPCs of auth: open a transaction, call the domain, answer."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from vlinders.auth.v1.accounts_pb2_grpc import add_AccountServiceServicer_to_server
 from vlinders.auth.v1.api_keys_pb2_grpc import add_ApiKeyServiceServicer_to_server
 from vlinders.auth.v1.identity_pb2_grpc import add_IdentityServiceServicer_to_server
+from vlinders.auth.v1.organizations_pb2_grpc import add_OrganizationServiceServicer_to_server
 from vlinders.auth.v1.sessions_pb2_grpc import add_SessionServiceServicer_to_server
 from vlinders_auth.passwords import Passwords
 from vlinders_auth.service.accounts import AccountService
 from vlinders_auth.service.api_keys import ApiKeyService
 from vlinders_auth.service.identity import IdentityService
+from vlinders_auth.service.organizations import OrganizationService
 from vlinders_auth.service.sessions import SessionService, Signing
 from vlinders_auth.sign_ins import SignIns
 from vlinders_kit.clock import Clock
 from vlinders_kit.db import Database
 
-__all__ = ["Signing", "services"]
+__all__ = ["Bounds", "Signing", "services"]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much of each thing there may be."""
+
+    keys_per_account: int
+    organizations_per_tenant: int
+    members_per_organization: int
 
 
 def services(
@@ -25,11 +37,17 @@ def services(
     signing: Signing,
     clock: Clock,
     *,
-    keys_per_account: int,
+    bounds: Bounds,
 ) -> list[tuple[str, Any, Any]]:
     """All of them, as `Process.serve` takes each."""
     package = "vlinders.auth.v1"
-    keys = ApiKeyService(db, clock, keys_per_account=keys_per_account)
+    keys = ApiKeyService(db, clock, keys_per_account=bounds.keys_per_account)
+    organizations = OrganizationService(
+        db,
+        clock,
+        most=bounds.organizations_per_tenant,
+        most_members=bounds.members_per_organization,
+    )
     return [
         (
             f"{package}.AccountService",
@@ -42,6 +60,11 @@ def services(
             SessionService(db, sign_ins, signing),
         ),
         (f"{package}.ApiKeyService", add_ApiKeyServiceServicer_to_server, keys),
+        (
+            f"{package}.OrganizationService",
+            add_OrganizationServiceServicer_to_server,
+            organizations,
+        ),
         (
             f"{package}.IdentityService",
             add_IdentityServiceServicer_to_server,

@@ -41,12 +41,14 @@ def upgrade() -> None:
         CREATE INDEX ix_organization_tenant_id ON organization (tenant_id);
 
         CREATE TABLE membership (
+            id text PRIMARY KEY,
             organization_id text NOT NULL REFERENCES organization ON DELETE CASCADE,
             account_id text NOT NULL REFERENCES account,
             role smallint NOT NULL CHECK (role IN (1, 2)),
-            joined_at timestamptz NOT NULL,
-            PRIMARY KEY (organization_id, account_id)
+            joined_at timestamptz NOT NULL
         );
+        CREATE UNIQUE INDEX membership_account ON membership (organization_id, account_id);
+        CREATE INDEX membership_listed ON membership (organization_id, id);
         CREATE INDEX ix_membership_account_id ON membership (account_id);
 
         CREATE TABLE invitation (
