@@ -1,4 +1,4 @@
-"""From what a service keeps to what it answers, field by field of the same name."""
+"""From what a service is asked and keeps to what it answers, field by field of the same name."""
 
 from datetime import datetime
 from typing import Any, TypeVar
@@ -30,3 +30,8 @@ def to_message(kind: type[M], row: Any, **given: Any) -> M:
         else:
             setattr(message, field.name, value)
     return message
+
+
+def said(message: Message, *names: str) -> dict[str, Any]:
+    """What `message` says of its optional fields `names`, by name, without those it leaves out."""
+    return {name: getattr(message, name) for name in names if message.HasField(name)}

@@ -123,6 +123,6 @@ async def auth(db: Database, passwords: Passwords) -> AsyncIterator[Auth]:
     running = Auth(db, upkeep, passwords, clock)
     signing = Signing(upkeep, "vlinders", "vlinders", clock)
     sign_ins = SignIns(db, passwords, clock, lifetime=DAYS_30)
-    rim = services(db, passwords, sign_ins, signing, clock, bounds=BOUNDS)
+    rim = services(db, passwords, sign_ins, signing, clock, SEALER, bounds=BOUNDS)
     async with served("vlinders.auth", *rim) as running.server:
         yield running

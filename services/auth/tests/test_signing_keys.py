@@ -7,6 +7,7 @@ from joserfc import jwk, jwt
 from sqlalchemy import select
 
 from vlinders.auth.v1 import sessions_pb2 as pb
+from vlinders_auth.dialects import LONGEST_ACCESS
 from vlinders_auth.models import SigningKey
 from vlinders_auth.signing_keys import PUBLISHED_BEFORE
 from vlinders_auth.upkeep import Upkeep
@@ -65,7 +66,7 @@ async def test_a_key_stays_until_the_last_token_of_its_has_expired(db: Database)
     clock.advance(DAYS_30 - PUBLISHED_BEFORE)
     await process.turn_keys()
 
-    clock.advance(PUBLISHED_BEFORE + timedelta(minutes=19))
+    clock.advance(PUBLISHED_BEFORE + LONGEST_ACCESS + timedelta(minutes=4))
     await process.turn_keys()
     assert len(published(process)) == 2
     clock.advance(timedelta(minutes=1))

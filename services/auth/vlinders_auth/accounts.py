@@ -4,14 +4,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+import psycopg
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
 
 from vlinders.auth.v1.accounts_pb2 import ACCOUNT_STATUS_ACTIVE
 from vlinders.auth.v1.events_pb2 import AccountRegistered, TenantCreated
 from vlinders_auth import roles, usernames
-from vlinders_auth.errors import AccountDisabled, AccountNotFound, EmailTaken, NothingToChange
-from vlinders_auth.models import Account, Tenant
+from vlinders_auth.errors import (
+    AccountDisabled,
+    AccountNotFound,
+    EmailTaken,
+    NothingToChange,
+    UsernameTaken,
+)
+from vlinders_auth.models import USERNAMES, Account, Tenant
 from vlinders_kit.db import Tx
 from vlinders_kit.events import publish
 from vlinders_kit.ids import new_id
@@ -23,18 +31,29 @@ OPERATOR = "operator"
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who is to get an account; `username` is what he would like to be called, if any."""
+    """Somebody who is to get an account; without a `username`, one is made for him."""
 
     email: str
     password_hash: str
-    full_name: str
+    full_name: str = ""
     username: str | None = None
 
 
-async def register(tx: Tx, person: Person, *, tenant_name: str, now: datetime) -> Account:
-    """Creates an account and a tenant of its own; raises EmailTaken.
+@dataclass(frozen=True)
+class Changes:
+    """What an owner wants to be different; what is None stays."""
 
-    Of those who register an e-mail at the same time, exactly one succeeds.
+    full_name: str | None = None
+    avatar_url: str | None = None
+    """Empty: none any more."""
+    username: str | None = None
+    email: str | None = None
+
+
+async def register(tx: Tx, person: Person, *, tenant_name: str, now: datetime) -> Account:
+    """Creates an account and a tenant of its own; raises EmailTaken and UsernameTaken.
+
+    Of those who register an e-mail or a username at the same time, exactly one succeeds.
     """
     tenant = await create_tenant(tx, tenant_name, plan=FREE, operator=False, now=now)
     return await join(tx, tenant, person, roles.OF_SIGN_UP, now=now)
@@ -52,13 +71,15 @@ async def create_tenant(tx: Tx, name: str, *, plan: str, operator: bool, now: da
 async def join(
     tx: Tx, tenant: Tenant, person: Person, as_roles: Sequence[int], *, now: datetime
 ) -> Account:
-    """Creates an account in `tenant`; raises EmailTaken."""
+    """Creates an account in `tenant`; raises EmailTaken and UsernameTaken."""
     email = person.email.lower()
     names = usernames.derive(email)
-    name = (person.username or next(names)).lower()
+    name = person.username or next(names)
     while (account := await _insert(tx, tenant, person, email, name, as_roles, now)) is None:
         if await find_by_email(tx, email) is not None:
             raise EmailTaken
+        if person.username is not None:
+            raise UsernameTaken
         name = next(names)
     await publish(tx, AccountRegistered(account_id=account.id, tenant_id=tenant.id))
     return account
@@ -67,6 +88,14 @@ async def join(
 async def find_by_email(tx: Tx, email: str) -> Account | None:
     """Whoever has `email`, however it is capitalized."""
     query = select(Account).where(Account.email == email.lower())
+    return (await tx.scalars(query)).one_or_none()
+
+
+async def find_by_name(tx: Tx, name: str) -> Account | None:
+    """Whoever has `name` for an e-mail or, having no @, for a username, in any case."""
+    if "@" in name:
+        return await find_by_email(tx, name)
+    query = select(Account).where(func.lower(Account.username) == name.lower())
     return (await tx.scalars(query)).one_or_none()
 
 
@@ -90,22 +119,35 @@ async def lock(tx: Tx, account_id: str) -> Account:
     return account
 
 
-async def update(
-    tx: Tx, account_id: str, *, full_name: str | None, avatar_url: str | None, now: datetime
-) -> Account:
-    """Changes what is not None; an empty `avatar_url` takes the picture away.
+async def update(tx: Tx, account_id: str, changes: Changes, *, now: datetime) -> Account:
+    """Makes the changes; another e-mail is not verified.
 
-    Raises NothingToChange if both are None, AccountNotFound and AccountDisabled.
+    Raises NothingToChange, EmailTaken, UsernameTaken, AccountNotFound and AccountDisabled.
     """
-    if full_name is None and avatar_url is None:
+    if changes == Changes():
         raise NothingToChange
     account = await lock(tx, account_id)
-    if full_name is not None:
-        account.full_name = full_name
-    if avatar_url is not None:
-        account.avatar_url = avatar_url or None
+    if changes.full_name is not None:
+        account.full_name = changes.full_name
+    if changes.avatar_url is not None:
+        account.avatar_url = changes.avatar_url or None
+    if changes.username is not None:
+        account.username = changes.username
+    if changes.email is not None and changes.email.lower() != account.email:
+        account.email = changes.email.lower()
+        account.email_verified = False
     account.updated_at = now
+    try:
+        await tx.flush()
+    except IntegrityError as error:
+        raise _taken(error) from None
     return account
+
+
+def _taken(error: IntegrityError) -> EmailTaken | UsernameTaken:
+    """What an index says that refuses to have a name twice."""
+    assert isinstance(error.orig, psycopg.errors.UniqueViolation)
+    return UsernameTaken() if error.orig.diag.constraint_name == USERNAMES else EmailTaken()
 
 
 async def _insert(

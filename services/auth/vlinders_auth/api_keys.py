@@ -7,11 +7,13 @@ from sqlalchemy import Select, func, select, text
 
 from vlinders.auth.v1.events_pb2 import ApiKeyRevoked
 from vlinders_auth import accounts, roles
+from vlinders_auth.dialects import Rules
 from vlinders_auth.errors import (
     ApiKeyNotFound,
     ExpiryInThePast,
     KeyLimitReached,
     PermissionNotHeld,
+    PermissionUnknown,
 )
 from vlinders_auth.models import Account, ApiKey
 from vlinders_kit import api_keys
@@ -42,35 +44,42 @@ async def issue(
     account_id: str,
     name: str,
     permissions: Sequence[str],
+    rules: Rules,
     *,
     expires_at: datetime | None,
+    hourly_limit: int | None,
     limit: int,
     now: datetime,
 ) -> tuple[ApiKey, str]:
     """A new key and its secret, which is kept nowhere.
 
-    Raises ExpiryInThePast, PermissionNotHeld for what the account's role does not include, and
-    KeyLimitReached when it has `limit` keys that work.
+    Raises ExpiryInThePast, PermissionUnknown for what no key of the dialect is allowed,
+    PermissionNotHeld for what the account's role does not include, and KeyLimitReached when it has
+    `limit` keys that work.
     """
     if expires_at is not None and expires_at <= now:
         raise ExpiryInThePast
+    _require_known(permissions, rules)
     account = await accounts.lock(tx, account_id)
     for permission in permissions:
         if permission not in roles.scopes_of(account.roles):
             raise PermissionNotHeld(permission=permission)
     if await _count_working(tx, account_id, now) >= limit:
         raise KeyLimitReached(limit=limit)
-    secret = api_keys.new()
-    key = await keep(tx, account, secret, name, permissions, expires_at=expires_at, now=now)
+    secret = api_keys.new(rules.keys.form)
+    key = keep(tx, account, secret, name, permissions, rules, expires_at=expires_at, now=now)
+    if key.hourly_limit is not None and hourly_limit is not None:
+        key.hourly_limit = hourly_limit
     return key, secret
 
 
-async def keep(
+def keep(
     tx: Tx,
     account: Account,
     secret: str,
     name: str,
     permissions: Sequence[str],
+    rules: Rules,
     *,
     expires_at: datetime | None,
     now: datetime,
@@ -83,7 +92,8 @@ async def keep(
         sha256=api_keys.digest(secret),
         key_prefix=api_keys.prefix_of(secret),
         permissions=list(permissions),
-        dialect="vlinders",
+        dialect=rules.name,
+        hourly_limit=rules.keys.hourly_limit,
         created_at=now,
         expires_at=expires_at,
     )
@@ -91,16 +101,26 @@ async def keep(
     return key
 
 
-def of_account(account_id: str, *, name: str | None) -> Select[tuple[ApiKey]]:
-    """The account's keys that are not revoked; with `name`, those of exactly this name."""
-    query = select(ApiKey).where(ApiKey.account_id == account_id, ApiKey.revoked_at.is_(None))
+def of_account(account_id: str) -> Select[tuple[ApiKey]]:
+    """The account's keys that are not revoked."""
+    return select(ApiKey).where(ApiKey.account_id == account_id, ApiKey.revoked_at.is_(None))
+
+
+def listed(account_id: str, rules: Rules, *, name: str | None) -> Select[tuple[ApiKey]]:
+    """Those that were issued through the dialect, whose clients could not read others.
+
+    With `name`, those of exactly this name.
+    """
+    query = of_account(account_id).where(ApiKey.dialect == rules.name)
     return query if name is None else query.where(ApiKey.name == name)
 
 
-async def revoke(tx: Tx, account_id: str, api_key_id: str, *, now: datetime) -> ApiKey:
-    """Ends a key of the account; raises ApiKeyNotFound for what is none, or is revoked already."""
+async def revoke(
+    tx: Tx, account_id: str, api_key_id: str, rules: Rules, *, now: datetime
+) -> ApiKey:
+    """Ends a key that the account sees; raises ApiKeyNotFound for any other, or one that is."""
     key = await tx.scalar(
-        of_account(account_id, name=None).where(ApiKey.id == api_key_id).with_for_update()
+        listed(account_id, rules, name=None).where(ApiKey.id == api_key_id).with_for_update()
     )
     if key is None:
         raise ApiKeyNotFound
@@ -119,8 +139,13 @@ async def note_use(tx: Tx, uses: Mapping[str, datetime]) -> None:
     await tx.execute(_NOTE_USE, given)
 
 
+def _require_known(permissions: Sequence[str], rules: Rules) -> None:
+    known = rules.keys.permissions
+    for place, permission in enumerate(permissions):
+        if permission not in known:
+            raise PermissionUnknown(place=place, known=", ".join(sorted(known)))
+
+
 async def _count_working(tx: Tx, account_id: str, now: datetime) -> int:
-    working = of_account(account_id, name=None).where(
-        ApiKey.expires_at.is_(None) | (ApiKey.expires_at > now)
-    )
+    working = of_account(account_id).where(ApiKey.expires_at.is_(None) | (ApiKey.expires_at > now))
     return await tx.scalar(select(func.count()).select_from(working.subquery())) or 0

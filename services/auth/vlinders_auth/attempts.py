@@ -1,12 +1,17 @@
-"""Attempts to sign in: how many wrong passwords may be tried on an account.
+"""Attempts: how many wrong passwords may be tried on an account.
 
 Ten in any fifteen minutes, from however many addresses. An address that a session of the account
-was opened from counts for itself, so that strangers who use up theirs do not lock the owner out. An
-e-mail that nobody has is counted alike, so that the count tells nobody which ones exist.
+was opened from counts for itself, so that strangers who use up theirs do not lock the owner out. A
+name that nobody has is counted alike, so that the count tells nobody which ones exist.
+
+An account has two names, its e-mail and its username. Attempts are counted by the name that was
+said, which is what is told, and besides by the account, which decides whether the password is
+looked at: else ten attempts at one name and one at the other would tell who is called both.
 """
 
 import hashlib
 import math
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import delete, exists, select
@@ -22,14 +27,32 @@ LOST = timedelta(seconds=30)
 """An attempt that has no outcome by then lost its process, and counts as one that failed."""
 
 
-async def subject_of(
-    tx: Tx, email: str, account: Account | None, client_address: str, *, now: datetime
-) -> bytes:
-    """What an attempt from `client_address` counts against."""
-    said = email.lower().encode()
-    if account is not None and await _is_known(tx, account.id, client_address, now):
-        said += b"\0" + client_address.encode()
-    return hashlib.sha256(said).digest()
+@dataclass(frozen=True)
+class Subjects:
+    """What an attempt counts against."""
+
+    name: bytes
+    account: bytes
+
+
+async def subjects_of(
+    tx: Tx, name: str, account: Account | None, client_address: str, *, now: datetime
+) -> Subjects:
+    """Those of an attempt from `client_address` by `name`; as many, as dear, if it is nobody's."""
+    known = await _is_known(tx, "" if account is None else account.id, client_address, now)
+    place = b"\0" + client_address.encode() if known else b""
+    said = name.lower()
+    whose = said if account is None else account.id
+    return Subjects(_digest(said, place), _digest(f"account\0{whose}", place))
+
+
+async def admits(tx: Tx, subject: bytes, *, now: datetime) -> bool:
+    """As `admit`, but for an attempt too many the answer is False."""
+    try:
+        await admit(tx, subject, now=now)
+    except TooManyAttempts:
+        return False
+    return True
 
 
 async def admit(tx: Tx, subject: bytes, *, now: datetime) -> None:
@@ -70,6 +93,13 @@ async def conclude(tx: Tx, subject: bytes, *, begun_at: datetime, failed: bool) 
         row.failed_at = [*row.failed_at, begun_at]
 
 
+async def forget(tx: Tx, account: Account) -> None:
+    """Gives the account, whose owner has proved himself in another way, all its attempts again."""
+    said = (account.email, account.username.lower(), f"account\0{account.id}")
+    subjects = [_digest(each) for each in said]
+    await tx.execute(delete(Attempts).where(Attempts.subject.in_(subjects)))
+
+
 async def forget_old(tx: Tx, *, now: datetime) -> None:
     """Deletes what counts for nothing any more."""
     await tx.execute(delete(Attempts).where(Attempts.last_at <= now - WINDOW))
@@ -83,3 +113,7 @@ async def _is_known(tx: Tx, account_id: str, client_address: str, now: datetime)
         Session.expires_at > now,
     )
     return bool(client_address and await tx.scalar(select(opened_there)))
+
+
+def _digest(said: str, place: bytes = b"") -> bytes:
+    return hashlib.sha256(said.encode() + place).digest()

@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from vlinders.auth.v1.events_pb2 import Audited
+from vlinders_auth.models import Account
 from vlinders_kit.callers import caller
 from vlinders_kit.db import Tx
 from vlinders_kit.events import publish
@@ -19,10 +20,10 @@ async def record(
     actor_account_id: str | None = None,
     **details: str,
 ) -> None:
-    """Tells that whoever makes the call being served has done `action`, as `user.login`.
+    """Tells that whoever makes the call being served has done `action`, as `api_key.create`.
 
-    `actor_account_id` says who it is where the call could not: he signs in with it. The tenant is
-    that of what it was done to. No detail may be a secret.
+    `actor_account_id` is for calls that know better. The tenant is that of what it was done to. No
+    detail may be a secret.
     """
     by = caller()
     event = Audited(
@@ -38,3 +39,19 @@ async def record(
     )
     event.at.FromDatetime(now)
     await publish(tx, event)
+
+
+async def record_own(
+    tx: Tx, action: str, account: Account, *, now: datetime, **details: str
+) -> None:
+    """Tells what somebody has done with his own account, as `user.login`, also while signing in."""
+    await record(
+        tx,
+        action,
+        "user",
+        account.id,
+        tenant_id=account.tenant_id,
+        now=now,
+        actor_account_id=account.id,
+        **details,
+    )

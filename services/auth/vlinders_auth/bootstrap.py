@@ -7,6 +7,7 @@ from sqlalchemy import select, text
 
 from vlinders_auth import accounts, api_keys, roles
 from vlinders_auth.accounts import Person
+from vlinders_auth.dialects import CANONICAL
 from vlinders_auth.models import Account, ApiKey, Tenant
 from vlinders_auth.passwords import Passwords
 from vlinders_kit import api_keys as texts
@@ -62,7 +63,9 @@ async def _administrator(
         )
     account = await accounts.find_by_email(tx, wanted.email)
     if account is None:
-        person = Person(wanted.email, password_hash, FULL_NAME, wanted.username)
+        free = await accounts.find_by_name(tx, wanted.username) is None
+        name = wanted.username if free else None
+        person = Person(wanted.email, password_hash, FULL_NAME, name)
         account = await accounts.join(tx, tenant, person, roles.OF_OPERATOR, now=now)
     if account.tenant_id != tenant.id:
         raise AdministratorIsSomebodyElse(wanted.email)
@@ -72,5 +75,7 @@ async def _administrator(
 async def _api_key(tx: Tx, account: Account, secret: str, now: datetime) -> None:
     known = select(ApiKey.id).where(ApiKey.sha256 == texts.digest(secret))
     if await tx.scalar(known) is None:
-        permissions = sorted(roles.scopes_of(account.roles))
-        await api_keys.keep(tx, account, secret, KEY_NAME, permissions, expires_at=None, now=now)
+        permissions = sorted(CANONICAL.keys.permissions)
+        api_keys.keep(
+            tx, account, secret, KEY_NAME, permissions, CANONICAL, expires_at=None, now=now
+        )

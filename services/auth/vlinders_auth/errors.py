@@ -19,7 +19,26 @@ class EmailTaken(InvalidArgument):
 
     @property
     def violations(self) -> tuple[Violation, ...]:
-        return (Violation("email", str(self)),)
+        return (Violation("email", str(self), self.reason),)
+
+
+class UsernameTaken(InvalidArgument):
+    """There is an account with this username already."""
+
+    @property
+    def violations(self) -> tuple[Violation, ...]:
+        return (Violation("username", str(self), self.reason),)
+
+
+class PasswordTooShort(InvalidArgument):
+    """A password has at least {shortest} characters."""
+
+    field: str
+    shortest: int
+
+    @property
+    def violations(self) -> tuple[Violation, ...]:
+        return (Violation(self.field, str(self), "string.min_len"),)
 
 
 class AccountNotFound(NotFound):
@@ -34,8 +53,26 @@ class NothingToChange(InvalidArgument):
     """At least one field to change is needed."""
 
 
+class OwnAccount(InvalidArgument):
+    """Nobody shuts himself out of the platform, nor of running it."""
+
+    field: str
+
+    @property
+    def violations(self) -> tuple[Violation, ...]:
+        return (Violation(self.field, str(self), self.reason),)
+
+
+class LastOperator(FailedPrecondition):
+    """Somebody has to run the platform, and this is the last who can."""
+
+
 class InvalidCredentials(Unauthenticated):
-    """E-mail or password is wrong."""
+    """Name or password is wrong."""
+
+
+class WrongPassword(Unauthenticated):
+    """The current password is wrong."""
 
 
 class InvalidRefreshToken(Unauthenticated):
@@ -44,6 +81,10 @@ class InvalidRefreshToken(Unauthenticated):
 
 class CredentialNotFound(Unauthenticated):
     """The credential is not valid."""
+
+
+class ApiKeyExpired(Unauthenticated):
+    """The API key has expired."""
 
 
 class TooManyAttempts(ResourceExhausted):
@@ -75,7 +116,7 @@ class ExpiryInThePast(InvalidArgument):
 
     @property
     def violations(self) -> tuple[Violation, ...]:
-        return (Violation("expires_at", str(self)),)
+        return (Violation("expires_at", str(self), self.reason),)
 
 
 class PermissionNotHeld(PermissionDenied):
@@ -150,3 +191,14 @@ class TooManyMails(ResourceExhausted):
 
 class MailUnavailable(Unavailable):
     """No mail can be sent at the moment."""
+
+
+class PermissionUnknown(InvalidArgument):
+    """An API key can be allowed {known}, and nothing else."""
+
+    place: int
+    known: str
+
+    @property
+    def violations(self) -> tuple[Violation, ...]:
+        return (Violation(f"permissions[{self.place}]", str(self), "string.in"),)

@@ -8,7 +8,7 @@ from sqlalchemy import Select, select
 
 from vlinders.auth.v1.accounts_pb2 import ACCOUNT_STATUS_ACTIVE
 from vlinders_auth import roles
-from vlinders_auth.errors import AccountDisabled, CredentialNotFound
+from vlinders_auth.errors import AccountDisabled, ApiKeyExpired, CredentialNotFound
 from vlinders_auth.models import Account, ApiKey, Session, Tenant
 from vlinders_kit.db import Tx
 
@@ -23,24 +23,37 @@ class Identity:
     expires_at: datetime | None
     api_key_id: str = ""
     session_id: str = ""
+    hourly_limit: int | None = None
 
 
 async def of_api_key(tx: Tx, sha256: bytes, *, now: datetime) -> Identity:
-    """Whom the key with this digest stands for; raises CredentialNotFound and AccountDisabled.
+    """Whom the key with this digest stands for.
 
-    A key that was issued with more than its maker may do today does no more than that.
+    A key that was issued with more than its maker may do today does no more than that. Raises
+    CredentialNotFound, AccountDisabled, and ApiKeyExpired to whoever has one that was good.
     """
     key, account, tenant = await _found(
-        tx, _whose(ApiKey).where(ApiKey.sha256 == sha256, ApiKey.revoked_at.is_(None)), now
+        tx, _whose(ApiKey).where(ApiKey.sha256 == sha256, ApiKey.revoked_at.is_(None))
     )
-    scopes = roles.scopes_of(account.roles).intersection(key.permissions)
-    return Identity(account, tenant, scopes, key.expires_at, api_key_id=key.id)
+    if key.expires_at is not None and key.expires_at <= now:
+        raise ApiKeyExpired
+    return Identity(
+        account,
+        tenant,
+        roles.granted(key.permissions, account.roles),
+        key.expires_at,
+        api_key_id=key.id,
+        hourly_limit=key.hourly_limit,
+    )
 
 
 async def of_session(tx: Tx, session_id: str, *, now: datetime) -> Identity:
     """Whom the session is of; raises CredentialNotFound and AccountDisabled."""
     session, account, tenant = await _found(
-        tx, _whose(Session).where(Session.id == session_id, Session.revoked_at.is_(None)), now
+        tx,
+        _whose(Session)
+        .where(Session.id == session_id)
+        .where(Session.revoked_at.is_(None), Session.expires_at > now),
     )
     scopes = roles.scopes_of(account.roles)
     return Identity(account, tenant, scopes, session.expires_at, session_id=session.id)
@@ -54,9 +67,9 @@ def _whose(credential: type[ApiKey] | type[Session]) -> Select[Any]:
     )
 
 
-async def _found(tx: Tx, query: Select[Any], now: datetime) -> tuple[Any, Account, Tenant]:
+async def _found(tx: Tx, query: Select[Any]) -> tuple[Any, Account, Tenant]:
     row = (await tx.execute(query)).one_or_none()
-    if row is None or (row[0].expires_at is not None and row[0].expires_at <= now):
+    if row is None:
         raise CredentialNotFound
     credential, account, tenant = row
     if account.status != ACCOUNT_STATUS_ACTIVE:

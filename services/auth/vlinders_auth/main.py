@@ -49,7 +49,8 @@ async def _serve(
         organizations_per_tenant=settings.organizations_per_tenant,
         members_per_organization=settings.members_per_organization,
     )
-    for service in services(db, passwords, sign_ins, signing, clock, bounds=bounds):
+    serving = services(db, passwords, sign_ins, signing, clock, sealer, bounds=bounds)
+    for service in serving:
         process.serve(*service)
 
 

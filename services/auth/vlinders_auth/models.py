@@ -41,6 +41,10 @@ class Tenant(Table):
     )
 
 
+USERNAMES = "account_username"
+"""The index that has each username once, in whatever case."""
+
+
 class Account(Table):
     """Somebody who can sign in."""
 
@@ -68,7 +72,7 @@ class Account(Table):
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
 
-    __table_args__ = (Index("account_username", text("lower(username)"), unique=True),)
+    __table_args__ = (Index(USERNAMES, text("lower(username)"), unique=True),)
 
 
 class Session(Table):
@@ -105,6 +109,14 @@ class RefreshToken(Table):
     sealed_successor: Mapped[bytes | None]
     """The token that followed it, sealed for `refresh-token:<session id>`: who lost the answer gets
     it again. Kept as short as that is granted."""
+
+    __table_args__ = (
+        Index(
+            "refresh_token_sealed",
+            "traded_at",
+            postgresql_where=text("sealed_successor IS NOT NULL"),
+        ),
+    )
 
 
 class Attempts(Table):

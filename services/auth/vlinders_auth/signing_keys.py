@@ -14,8 +14,9 @@ from typing import Any
 from joserfc.jwk import RSAKey
 from sqlalchemy import select, text
 
+from vlinders_auth.dialects import LONGEST_ACCESS
 from vlinders_auth.models import SigningKey
-from vlinders_auth.tokens import ALGORITHM, LIFETIME
+from vlinders_auth.tokens import ALGORITHM
 from vlinders_kit.db import Tx
 from vlinders_kit.sealing import Sealer
 
@@ -85,7 +86,7 @@ async def retire(tx: Tx, *, now: datetime) -> None:
     """Deletes the keys whose last token has expired."""
     rows = await _all(tx)
     for row, successor in pairwise(rows):
-        if successor.signs_from + LIFETIME + _GRACE <= now:
+        if successor.signs_from + LONGEST_ACCESS + _GRACE <= now:
             await tx.delete(row)
 
 

@@ -1,4 +1,4 @@
-"""Access tokens: JSON Web Tokens (RFC 9068) that say whose session it is, good for 15 minutes."""
+"""Access tokens: JSON Web Tokens (RFC 9068) that say whose session it is, for a short while."""
 
 from datetime import datetime, timedelta
 
@@ -12,11 +12,16 @@ ALGORITHM = "RS256"
 TYPE = "at+jwt"
 """So that no other token that these keys may ever sign passes for one (RFC 8725 3.11)."""
 
-LIFETIME = timedelta(minutes=15)
-
 
 def issue(
-    session: Session, account: Account, key: RSAKey, *, issuer: str, audience: str, now: datetime
+    session: Session,
+    account: Account,
+    key: RSAKey,
+    *,
+    issuer: str,
+    audience: str,
+    lifetime: timedelta,
+    now: datetime,
 ) -> str:
     """A token of the session, signed with `key`.
 
@@ -29,7 +34,7 @@ def issue(
         "sid": session.id,
         "tid": account.tenant_id,
         "iat": int(now.timestamp()),
-        "exp": int((now + LIFETIME).timestamp()),
+        "exp": int((now + lifetime).timestamp()),
         "jti": new_id("token"),
     }
     header = {"alg": ALGORITHM, "typ": TYPE, "kid": key.kid}

@@ -3,13 +3,17 @@
 from dataclasses import dataclass
 from typing import Any
 
-from vlinders.auth.v1.accounts_pb2_grpc import add_AccountServiceServicer_to_server
+from vlinders.auth.v1.accounts_pb2_grpc import (
+    add_AccountAdminServiceServicer_to_server,
+    add_AccountServiceServicer_to_server,
+)
 from vlinders.auth.v1.api_keys_pb2_grpc import add_ApiKeyServiceServicer_to_server
 from vlinders.auth.v1.identity_pb2_grpc import add_IdentityServiceServicer_to_server
 from vlinders.auth.v1.organizations_pb2_grpc import add_OrganizationServiceServicer_to_server
 from vlinders.auth.v1.sessions_pb2_grpc import add_SessionServiceServicer_to_server
 from vlinders_auth.passwords import Passwords
 from vlinders_auth.service.accounts import AccountService
+from vlinders_auth.service.admin import AccountAdminService
 from vlinders_auth.service.api_keys import ApiKeyService
 from vlinders_auth.service.identity import IdentityService
 from vlinders_auth.service.organizations import OrganizationService
@@ -17,6 +21,7 @@ from vlinders_auth.service.sessions import SessionService, Signing
 from vlinders_auth.sign_ins import SignIns
 from vlinders_kit.clock import Clock
 from vlinders_kit.db import Database
+from vlinders_kit.sealing import Sealer
 
 __all__ = ["Bounds", "Signing", "services"]
 
@@ -36,6 +41,7 @@ def services(
     sign_ins: SignIns,
     signing: Signing,
     clock: Clock,
+    sealer: Sealer,
     *,
     bounds: Bounds,
 ) -> list[tuple[str, Any, Any]]:
@@ -55,9 +61,14 @@ def services(
             AccountService(db, passwords, clock),
         ),
         (
+            f"{package}.AccountAdminService",
+            add_AccountAdminServiceServicer_to_server,
+            AccountAdminService(db, clock),
+        ),
+        (
             f"{package}.SessionService",
             add_SessionServiceServicer_to_server,
-            SessionService(db, sign_ins, signing),
+            SessionService(db, sign_ins, signing, sealer),
         ),
         (f"{package}.ApiKeyService", add_ApiKeyServiceServicer_to_server, keys),
         (

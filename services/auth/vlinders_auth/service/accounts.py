@@ -7,56 +7,83 @@ from grpc.aio import ServicerContext
 from vlinders.api.v1 import options_pb2 as api
 from vlinders.auth.v1 import accounts_pb2 as pb
 from vlinders.auth.v1.accounts_pb2_grpc import AccountServiceServicer
-from vlinders_auth import accounts, roles
-from vlinders_auth.accounts import Person
+from vlinders_auth import accounts, audit, roles
+from vlinders_auth.accounts import Changes, Person
+from vlinders_auth.dialects import rules_of
 from vlinders_auth.models import Account
+from vlinders_auth.password_changes import PasswordChanges
 from vlinders_auth.passwords import Passwords
 from vlinders_kit.callers import caller
 from vlinders_kit.clock import Clock
 from vlinders_kit.db import Database
-from vlinders_kit.messages import to_message
+from vlinders_kit.messages import said, to_message
 
 
 class AccountService(AccountServiceServicer):
     def __init__(self, db: Database, passwords: Passwords, clock: Clock) -> None:
         self.db = db
         self.passwords = passwords
+        self.changes = PasswordChanges(db, passwords, clock)
         self.clock = clock
 
     async def Register(
         self, request: pb.RegisterRequest, context: ServicerContext[Any, Any]
     ) -> pb.RegisterResponse:
-        with self.passwords.turn():
-            password_hash = await self.passwords.hash(request.password)
-            person = Person(request.email, password_hash, request.full_name)
-            async with self.db.begin() as tx:
-                account = await accounts.register(
-                    tx, person, tenant_name=request.tenant_name, now=self.clock.now()
-                )
+        account = await self._registered(request, tenant_name=request.tenant_name)
         return to_message(pb.RegisterResponse, account, user_id=account.id)
+
+    async def RegisterByName(
+        self, request: pb.RegisterByNameRequest, context: ServicerContext[Any, Any]
+    ) -> pb.Account:
+        rules_of(caller().dialect).require_long(request.password, "password")
+        account = await self._registered(
+            request, tenant_name=request.username, username=request.username
+        )
+        return shown(account)
 
     async def GetMyAccount(
         self, request: pb.GetMyAccountRequest, context: ServicerContext[Any, Any]
     ) -> pb.Account:
         async with self.db.begin() as tx:
             account = await accounts.find(tx, caller().account_id)
-        return _shown(account)
+        return shown(account)
 
     async def UpdateMyAccount(
         self, request: pb.UpdateMyAccountRequest, context: ServicerContext[Any, Any]
     ) -> pb.Account:
+        wanted = said(request, "full_name", "avatar_url", "username", "email")
+        now = self.clock.now()
         async with self.db.begin() as tx:
-            account = await accounts.update(
-                tx,
-                caller().account_id,
-                full_name=request.full_name if request.HasField("full_name") else None,
-                avatar_url=request.avatar_url if request.HasField("avatar_url") else None,
-                now=self.clock.now(),
-            )
-        return _shown(account)
+            account = await accounts.update(tx, caller().account_id, Changes(**wanted), now=now)
+            fields = ",".join(wanted)
+            await audit.record_own(tx, "user.update", account, now=now, fields=fields)
+        return shown(account)
+
+    async def ChangePassword(
+        self, request: pb.ChangePasswordRequest, context: ServicerContext[Any, Any]
+    ) -> pb.ChangePasswordResponse:
+        await self.changes.make(request.current_password, request.new_password)
+        return pb.ChangePasswordResponse()
+
+    async def _registered(
+        self,
+        request: pb.RegisterRequest | pb.RegisterByNameRequest,
+        *,
+        tenant_name: str,
+        username: str | None = None,
+    ) -> Account:
+        with self.passwords.turn():
+            password_hash = await self.passwords.hash(request.password)
+            person = Person(request.email, password_hash, request.full_name, username)
+            now = self.clock.now()
+            async with self.db.begin() as tx:
+                account = await accounts.register(tx, person, tenant_name=tenant_name, now=now)
+                await audit.record_own(tx, "user.register", account, now=now)
+        return account
 
 
-def _shown(account: Account) -> pb.Account:
+def shown(account: Account) -> pb.Account:
+    """The account as its owner, and who runs the platform, sees it."""
     return to_message(
         pb.Account,
         account,

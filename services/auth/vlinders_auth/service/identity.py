@@ -56,6 +56,7 @@ def _answer(found: Identity) -> pb.IntrospectResponse:
         api_key_id=found.api_key_id,
         session_id=found.session_id,
         plan=found.tenant.plan,
+        hourly_limit=found.hourly_limit or 0,
     )
     answer = pb.IntrospectResponse(caller=caller)
     answer.cache_for.FromTimedelta(CACHE_FOR)

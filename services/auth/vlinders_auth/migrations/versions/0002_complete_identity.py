@@ -25,6 +25,8 @@ def upgrade() -> None:
         ALTER TABLE refresh_token
             ADD traded_at timestamptz,
             ADD sealed_successor bytea;
+        CREATE INDEX refresh_token_sealed ON refresh_token (traded_at)
+            WHERE sealed_successor IS NOT NULL;
 
         ALTER TABLE api_key
             ADD dialect text NOT NULL DEFAULT 'vlinders',
