@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlinders.api.v1.options_pb2 import Role
-from vlinders.auth.v1.accounts_pb2 import Account
+from vlinders.auth.v1.accounts_pb2 import Account, AccountStatus
 from vlinders.auth.v1.api_keys_pb2 import CreateApiKeyRequest, ListApiKeysRequest
 from vlinders.billing.v1.ledger_pb2 import Transfer
 from vlinders.gpu_scheduler.v1.workers_pb2 import Worker
 from vlinders.inference.v1.generations_pb2 import CreateChatCompletionRequest
-from vlinders_gateway.codec import MOST_ITEMS, SECONDS, Codec
+from vlinders_gateway.codec import MOST_ITEMS, Codec
+from vlinders_gateway.spelling import SECONDS
 from vlinders_kit.errors import MOST_VIOLATIONS, InvalidRequest, Violation
 
 CODEC = Codec()
@@ -84,6 +85,7 @@ def test_what_is_no_moment_is_told_so(value: Any) -> None:
         id=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
         full_name=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
         roles=st.lists(st.sampled_from([value for value in Role.values() if value])),
+        status=st.sampled_from([value for value in AccountStatus.values() if value]),
         created_at=st.integers(0, 4_000_000_000).map(lambda at: Timestamp(seconds=at)),
     )
 )
@@ -210,8 +212,9 @@ def test_numbers_are_read_out_of_the_text_of_a_parameter(text: str, read: int | 
 
 def test_a_dialect_spells_names_and_paths_its_own_way() -> None:
     written = CAMEL.dump(Account(id="user_1", full_name="A", tenant_id="tenant_1"))
-    assert list(written) == ["userId", "email", "fullName", "avatarUrl", "roles", "createTime"]
-    assert CAMEL.path(Worker.DESCRIPTOR, "inventory.gpus[0].memory_total_bytes") == (
-        "inventory.gpus[0].memoryTotalBytes"
-    )
-    assert CAMEL.path(ListApiKeysRequest.DESCRIPTOR, "limit") == "limit"
+    assert list(written)[:6] == ["userId", "email", "fullName", "avatarUrl", "roles", "createTime"]
+    path, found = CAMEL.at(Worker.DESCRIPTOR, "inventory.gpus[0].memory_total_bytes")
+    assert path == "inventory.gpus[0].memoryTotalBytes"
+    assert found is not None
+    assert found.name == "memory_total_bytes"
+    assert CAMEL.at(ListApiKeysRequest.DESCRIPTOR, "limit") == ("limit", None)

@@ -7,12 +7,14 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.message_factory import GetMessageClass
 
 from vlinders.api.v1 import options_pb2 as api
 from vlinders_gateway.dialects import DIALECTS
 from vlinders_gateway.operations import named
 from vlinders_gateway.testing import Running, bearer
-from vlinders_kit.errors import AppError
+from vlinders_kit.errors import AppError, Violation
+from vlinders_kit.policies import method_of
 
 pytestmark = pytest.mark.anyio
 
@@ -20,6 +22,7 @@ GOLDEN = Path(__file__).parent / "golden"
 WRITE = False
 """True writes the answers of today into the files; read the difference before you keep it."""
 
+JOINS = [join for dialect in DIALECTS for joins in dialect.joins.values() for join in joins]
 FILES = sorted(GOLDEN.glob("*/*.json"))
 
 
@@ -35,6 +38,7 @@ async def test_is_as_its_clients_know_it(running: Running, path: Path) -> None:
     for case in cases:
         asked, told = await exchange(running, case, named(path.stem))
         if WRITE:
+            case |= {"asked": asked[0]} if asked else {}
             case["response"] = told
         assert asked == ([case["asked"]] if "asked" in case else []), case["request"]
         assert told == case["response"], case["request"]
@@ -49,18 +53,43 @@ async def exchange(
     script, told = running.script, case["request"]
     script.asked.clear()
     script.answers[operation.name] = answer_of(case, operation)
+    script.answers |= joined(case.get("joined", {}))
     headers = bearer(credential(running, case["as"])) if "as" in case else {}
 
     answer = await running.http.request(
-        told["method"], told["path"], json=told.get("body"), headers=headers
+        told["method"],
+        told["path"],
+        json=told.get("body"),
+        headers=headers | told.get("headers", {}),
     )
 
-    body = answer.json()
-    if "meta" in body:
-        assert body["meta"].pop("request_id") == answer.headers["x-request-id"]
-        assert body["meta"].pop("timestamp")
     asked = [as_dict(request) for request in script.requests(operation.name)]
-    return asked, {"status": answer.status_code, "body": body}
+    return asked, {"status": answer.status_code, **shown(answer)}
+
+
+def shown(answer: Any) -> dict[str, Any]:
+    """What a client sees of an answer, without what is new in each."""
+    kept = ("location", "set-cookie")
+    headers = {name: answer.headers[name] for name in kept if name in answer.headers}
+    if not answer.content:
+        return {"headers": headers}
+    body = answer.json()
+    request_id = answer.headers["x-request-id"]
+    for part in (body, body.get("meta"), body.get("error")):
+        if part is not None:
+            assert part.pop("request_id", request_id) == request_id
+            assert part.pop("timestamp", "now")
+    return {"body": body} | ({"headers": headers} if headers else {})
+
+
+def joined(told: dict[str, Any]) -> dict[str, Any]:
+    """The answers of the RPCs that dialects join, as a case tells them."""
+    rpcs = {join.rpc.rpartition("/")[2]: method_of(join.rpc) for join in JOINS}
+    return {
+        name: ParseDict(told.get(name, {}), GetMessageClass(method.output_type)())
+        for name, method in rpcs.items()
+        if method is not None
+    }
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -82,7 +111,9 @@ def credential(running: Running, who: str) -> str:
 def answer_of(case: dict[str, Any], operation: Any) -> Any:
     if "failed" in case:
         told = case["failed"]
-        failure = type("Failed", (AppError,), {"__doc__": told["message"]})
+        broken = tuple(Violation(*row) for row in told.get("violations", ()))
+        said = {"__doc__": told["message"], "violations": broken}
+        failure = type("Failed", (AppError,), said)
         failure.reason = told["reason"]
         failure.status = grpc.StatusCode[told["status"]]
         return failure()

@@ -6,108 +6,100 @@ numbers as strings, and has one spelling.
 """
 
 import functools
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as attribute
-from datetime import UTC, datetime
+from datetime import UTC
 from itertools import islice
 from typing import Any, TypeVar
 
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from vlinders_gateway.free_form import fill_plain, plain
+from vlinders_gateway.scalars import Fault, not_a, one_of, prefix_of, scalar, untexted, words_of
+from vlinders_gateway.spelling import PREFIXED, SECONDS, Ids, Times, units, word
 from vlinders_kit.errors import MOST_VIOLATIONS, InvalidRequest, Violation
 
 M = TypeVar("M", bound=Message)
 Json = Any
 Writer = Callable[[Any], Json]
 
-_F = FieldDescriptor
-_RANGES = {
-    _F.CPPTYPE_INT32: (-(1 << 31), (1 << 31) - 1),
-    _F.CPPTYPE_UINT32: (0, (1 << 32) - 1),
-    _F.CPPTYPE_INT64: (-(1 << 63), (1 << 63) - 1),
-    _F.CPPTYPE_UINT64: (0, (1 << 64) - 1),
-}
-_FLOATS = (_F.CPPTYPE_FLOAT, _F.CPPTYPE_DOUBLE)
 _PLAIN = (Struct.DESCRIPTOR, Value.DESCRIPTOR, ListValue.DESCRIPTOR)
 """JSON as it is: free-form parts of what clients send to engines."""
 
 MOST_ITEMS = 1_000
 """Of any list in a request: what a contract's own rules say of each item is dear to find out."""
 
-_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Times:
-    """How a dialect writes moments and reads them; `read` raises ValueError for what is none."""
-
-    write: Callable[[datetime], Json]
-    read: Callable[[Json], datetime]
-    schema: Mapping[str, Json]
-    """What OpenAPI says of one."""
-
-
-def _write_moment(moment: datetime) -> str:
-    return moment.replace(microsecond=0, tzinfo=None).isoformat() + "Z"
-
-
-def _read_moment(value: Json) -> datetime:
-    if not isinstance(value, str) or _MOMENT.fullmatch(value) is None:
-        raise ValueError
-    return datetime.fromisoformat(value.upper()).astimezone(UTC)
-
-
-SECONDS = Times(_write_moment, _read_moment, {"type": "string", "format": "date-time"})
-"""`2026-02-28T10:30:00Z`. Fractions and numeric offsets are read, never written."""
-
-
-def lower(enum: EnumDescriptor, name: str) -> str:
-    """`STATUS_ACTIVE` of the enum `Status` as `active`."""
-    prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", enum.name).upper() + "_"
-    return name.removeprefix(prefix).lower()
-
 
 @dataclass(frozen=True)
 class Codec:
-    """The spelling of a dialect. The canonical one renames nothing."""
+    """The spelling of a dialect. The canonical one renames nothing.
+
+    A field is named in these tables by its name, `created_at`, which is every field of that name,
+    or by its message too, `ApiKey.created_at`.
+    """
 
     case: Callable[[str], str] = str
     """Of a field's name, where `names` has none."""
 
     names: Mapping[str, str] = attribute(default_factory=dict)
-    """`created_at` → its name here, or `ApiKey.created_at` → its name in that message."""
+    """Field → its name here."""
 
     times: Times = SECONDS
-    enums: Callable[[EnumDescriptor, str], str] = lower
+    ids: Ids = PREFIXED
+    values: Mapping[str, Mapping[Json, Json]] = attribute(default_factory=dict)
+    """Field → value of the contract → value here. In a request no other value will do."""
+
+    units: Mapping[str, int] = attribute(default_factory=dict)
+    """Field of nanos in an answer → decimal places of the currency units that it is shown in."""
+
+    nulls: frozenset[str] = frozenset()
+    """Fields of text that are null here where the contract has an empty one."""
+
     hidden: frozenset[str] = frozenset()
-    """Fields that are not shown, named as in `names`."""
+    """Fields that are neither shown nor read."""
 
     def __hash__(self) -> int:
         return id(self)  # one codec, one set of plans
 
     def spelling(self, field: FieldDescriptor) -> str:
-        own = _full_name(field)
-        return self.names.get(own) or self.names.get(field.name) or self.case(field.name)
+        return (
+            self.names.get(full_name(field)) or self.names.get(field.name) or self.case(field.name)
+        )
 
     def shown(self, field: FieldDescriptor) -> bool:
-        return self.hidden.isdisjoint((_full_name(field), field.name))
+        return not _named(self.hidden, field)
 
-    def path(self, kind: Descriptor, path: str) -> str:
-        """`path`, as `messages[0].role`, in this dialect's names; what is no field stays."""
+    def nulled(self, field: FieldDescriptor) -> bool:
+        return _named(self.nulls, field)
+
+    def table(self, field: FieldDescriptor) -> Mapping[Json, Json] | None:
+        """Value of the contract → value here, for a field that has a table."""
+        own = self.values.get(full_name(field))
+        return own if own is not None else self.values.get(field.name)
+
+    def places(self, field: FieldDescriptor) -> int | None:
+        """Decimal places of a field that is shown in currency units."""
+        return self.units.get(full_name(field), self.units.get(field.name))
+
+    def at(self, kind: Descriptor, path: str) -> tuple[str, FieldDescriptor | None]:
+        """`path`, as `messages[0].role`, in this dialect's names, and the field that it leads to.
+
+        What is no field stays as it is.
+        """
         spelt: list[str] = []
         current: Descriptor | None = kind
+        field = None
         for part in path.split("."):
             name, bracket, index = part.partition("[")
             field = current.fields_by_name.get(name) if current is not None else None
             spelt.append((self.spelling(field) if field else name) + bracket + index)
             current = field.message_type if field else None
-        return ".".join(spelt)
+        return ".".join(spelt), field
 
     def dump(self, message: Message) -> dict[str, Json]:
         """`message` as JSON. What may be absent and is, is null; what a message has, it shows."""
@@ -118,7 +110,7 @@ class Codec:
 
         With `text` the values come from a path or query and numbers are read out of their text.
         Raises InvalidRequest with a violation for each field that has another type, by the
-        contract's names: `path` spells them.
+        contract's names: `at` spells them.
         """
         message = kind()
         broken = [*islice(self._fill(message, body, "", text), MOST_VIOLATIONS)]
@@ -131,27 +123,25 @@ class Codec:
     ) -> Iterator[Violation]:
         for name, field in _fields(self, message.DESCRIPTOR):
             value = body.get(name)
-            if value is None:
+            if value is None and not (name in body and self.nulled(field)):
                 continue
             path = f"{above}.{field.name}" if above else field.name
             if field.is_repeated:
                 yield from self._fill_list(message, field, value, path)
-                continue
-            if text:
-                value = _untexted(field, value)
-            yield from self._fill_one(message, field, value, path)
+            else:
+                yield from self._fill_one(message, field, value, path, text)
 
     def _fill_one(
-        self, message: Message, field: FieldDescriptor, value: Json, path: str
+        self, message: Message, field: FieldDescriptor, value: Json, path: str, text: bool
     ) -> Iterator[Violation]:
         if field.message_type is not None:
             inner = getattr(message, field.name)
             inner.SetInParent()
             yield from self._fill_message(inner, value, path)
             return
-        fault, read = self._scalar(field, value)
+        fault, read = self._scalar(field, value, text)
         if fault:
-            yield Violation(path, fault)
+            yield Violation(path, *fault)
         else:
             setattr(message, field.name, read)
 
@@ -159,10 +149,10 @@ class Codec:
         self, message: Message, field: FieldDescriptor, values: Json, path: str
     ) -> Iterator[Violation]:
         if not isinstance(values, list):
-            yield Violation(path, "must be an array")
+            yield Violation(path, *not_a("an array"))
             return
         if len(values) > MOST_ITEMS:
-            yield Violation(path, f"must have at most {MOST_ITEMS} items")
+            yield Violation(path, f"must have at most {MOST_ITEMS} items", "repeated.max_items")
             return
         target = getattr(message, field.name)
         for index, value in enumerate(values):
@@ -172,7 +162,7 @@ class Codec:
                 continue
             fault, read = self._scalar(field, value)
             if fault:
-                yield Violation(place, fault)
+                yield Violation(place, *fault)
             else:
                 target.append(read)
 
@@ -181,85 +171,67 @@ class Codec:
             try:
                 message.FromDatetime(self.times.read(value))
             except (ValueError, OverflowError):
-                yield Violation(path, "must be a timestamp, as 2026-02-28T10:30:00Z")
+                yield Violation(path, *not_a("a timestamp, as 2026-02-28T10:30:00Z", "timestamp"))
         elif isinstance(message, Value | Struct | ListValue):
-            yield from _fill_plain(message, value, path)
+            if fault := fill_plain(message, value):
+                yield Violation(path, *not_a(fault))
         elif isinstance(value, dict):
             yield from self._fill(message, value, path, text=False)
         else:
-            yield Violation(path, "must be an object")
+            yield Violation(path, *not_a("an object"))
 
-    def _scalar(self, field: FieldDescriptor, value: Json) -> tuple[str, Any]:
-        """What is wrong with `value`, or nothing and the value to set."""
-        kind = field.cpp_type
-        if kind == _F.CPPTYPE_STRING:
-            if not isinstance(value, str) or field.type == _F.TYPE_BYTES:
-                return "must be a string", None
-            return ("must not contain null characters", None) if "\0" in value else ("", value)
-        if kind == _F.CPPTYPE_BOOL:
-            return ("", value) if isinstance(value, bool) else ("must be true or false", None)
-        if kind == _F.CPPTYPE_ENUM:
-            return self._enum(field, value)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return ("must be a number" if kind in _FLOATS else "must be an integer"), None
-        if kind in _FLOATS:
-            return "", float(value)
-        least, most = _RANGES[kind]
-        if not isinstance(value, int):
-            return "must be an integer", None
-        return ("", value) if least <= value <= most else (f"must be {least} to {most}", None)
-
-    def _enum(self, field: FieldDescriptor, value: Json) -> tuple[str, Any]:
-        enum: Any = field.enum_type
-        known = {self.enums(enum, row.name): row.number for row in enum.values if row.number}
-        if isinstance(value, str) and value in known:
-            return "", known[value]
-        return f"must be one of {', '.join(known)}", None
+    def _scalar(
+        self, field: FieldDescriptor, value: Json, text: bool = False
+    ) -> tuple[Fault | None, Any]:
+        """What is wrong with `value`; or None and the value to set."""
+        if self.nulled(field) and value in (None, ""):
+            return (None, "") if value is None else (not_a("null, or not empty", "null"), None)
+        read = _readers(self, field)
+        if read is not None:
+            known = read.get((type(value), value) if _is_key(value) else None)
+            if text and known is None:
+                known = read.get((bool, {"true": True, "false": False}.get(value)))
+            if known is None:
+                return not_a(one_of(here for _, here in read), "in"), None
+            return None, known[0]
+        return scalar(field, untexted(field, value) if text else value, self.ids)
 
 
-def _full_name(field: FieldDescriptor) -> str:
+def full_name(field: FieldDescriptor) -> str:
+    """`Account.id`."""
     owner: Any = field.containing_type
     return f"{owner.name}.{field.name}"
 
 
-def _untexted(field: FieldDescriptor, value: str) -> Json:
-    """The text of a parameter as JSON would have it; as it is where that cannot be."""
-    try:
-        if field.cpp_type in _RANGES:
-            return int(value) if re.fullmatch(r"-?[0-9]{1,20}", value) else value
-        if field.cpp_type in _FLOATS:
-            return float(value)
-    except ValueError:
-        return value
-    if field.cpp_type == _F.CPPTYPE_BOOL:
-        return {"true": True, "false": False}.get(value, value)
-    return value
+def _named(table: frozenset[str], field: FieldDescriptor) -> bool:
+    return not table.isdisjoint((full_name(field), field.name))
 
 
-def _fill_plain(message: Value | Struct | ListValue, value: Json, path: str) -> Iterator[Violation]:
-    if isinstance(message, Struct) and isinstance(value, dict):
-        message.update(value)
-    elif isinstance(message, ListValue) and isinstance(value, list):
-        message.extend(value)
-    elif isinstance(message, Value):
-        holder = Struct()
-        holder.update({"value": value})
-        message.CopyFrom(holder.fields["value"])
-    else:
-        yield Violation(
-            path, "must be an object" if isinstance(message, Struct) else "must be an array"
-        )
+def _is_key(value: Json) -> bool:
+    return isinstance(value, str | bool | int)
 
 
 @functools.cache
 def _fields(codec: Codec, kind: Descriptor) -> tuple[tuple[str, FieldDescriptor], ...]:
-    return tuple((codec.spelling(field), field) for field in kind.fields)
+    return tuple((codec.spelling(field), field) for field in kind.fields if codec.shown(field))
+
+
+@functools.cache
+def _readers(codec: Codec, field: FieldDescriptor) -> Mapping[Any, tuple[Any]] | None:
+    """(Type, value) here → what to set the field to, for a field that has a table.
+
+    By the type too, since 1 is True in Python.
+    """
+    table = codec.table(field)
+    if table is None:
+        return None
+    known = words_of(field) if field.enum_type is not None else {}
+    return {(type(here), here): (known.get(said, said),) for said, here in table.items()}
 
 
 @functools.cache
 def _writers(codec: Codec, kind: Descriptor) -> tuple[tuple[str, Writer], ...]:
-    shown = (field for field in kind.fields if codec.shown(field))
-    return tuple((codec.spelling(field), _writer(codec, field)) for field in shown)
+    return tuple((name, _writer(codec, field)) for name, field in _fields(codec, kind))
 
 
 def _writer(codec: Codec, field: FieldDescriptor) -> Writer:
@@ -268,35 +240,36 @@ def _writer(codec: Codec, field: FieldDescriptor) -> Writer:
         return lambda message: [one(value) for value in getattr(message, name)]
     if field.has_presence:
         return lambda message: one(getattr(message, name)) if message.HasField(name) else None
+    if codec.nulled(field):
+        return lambda message: one(getattr(message, name)) or None
     return lambda message: one(getattr(message, name))
 
 
 def _value_writer(codec: Codec, field: FieldDescriptor) -> Writer:
-    kind = field.message_type
+    kind, table, places = field.message_type, codec.table(field), codec.places(field)
+    prefix = prefix_of(field)
+    if table is not None:
+        said = _said(field)
+        return lambda value: table.get(said(value), said(value))
     if kind is Timestamp.DESCRIPTOR:
         return lambda value: codec.times.write(value.ToDatetime(UTC))
     if kind is Duration.DESCRIPTOR:
         return lambda value: value.ToTimedelta().total_seconds()
     if kind in _PLAIN:
-        return _plain
+        return plain
     if kind is not None:
         return codec.dump
-    if field.enum_type is not None:
-        enum = field.enum_type
-        names = {row.number: codec.enums(enum, row.name) for row in enum.values}
-        return lambda value: names.get(value, str(value))
-    return lambda value: value
+    if places is not None:
+        return lambda value: units(value, places)
+    if prefix and codec.ids is not PREFIXED:
+        return lambda value: codec.ids.write(prefix, value)
+    return _said(field)
 
 
-def _plain(value: Any) -> Json:
-    if isinstance(value, Struct):
-        return {name: _plain(inner) for name, inner in value.fields.items()}
-    if isinstance(value, ListValue):
-        return [_plain(inner) for inner in value.values]
-    kind = value.WhichOneof("kind")
-    if kind in (None, "null_value"):
-        return None
-    inner = getattr(value, kind)
-    if kind in ("struct_value", "list_value"):
-        return _plain(inner)
-    return int(inner) if kind == "number_value" and inner.is_integer() else inner
+def _said(field: FieldDescriptor) -> Writer:
+    """A plain value as the contract has it: an enum by its word."""
+    if field.enum_type is None:
+        return lambda value: value
+    enum = field.enum_type
+    names = {row.number: word(enum, row.name) for row in enum.values}
+    return lambda value: names.get(value, str(value))

@@ -7,10 +7,13 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from vlinders_gateway.dialects import DIALECTS
+from vlinders_gateway.dialects import CANONICAL, DIALECTS
 from vlinders_gateway.exchange import encode
 from vlinders_gateway.openapi import document
 from vlinders_gateway.page import page
+
+PAGES = ("/docs", "/redoc")
+"""Where people read a document. It is one page, which needs no script and no other host."""
 
 
 def add_to(app: FastAPI, *, ready: Callable[[], bool]) -> None:
@@ -28,10 +31,11 @@ def add_to(app: FastAPI, *, ready: Callable[[], bool]) -> None:
         described = document(dialect)
         read = _always(encode(described), "application/json")
         shown = _always(page(described).encode(), "text/html; charset=utf-8")
-        for mount in dialect.mounts:
+        for mount in dialect.mounts if dialect is CANONICAL else dialect.mounts[:1]:
             for path in dialect.described_at:
                 app.add_route(mount + path, read, ["GET"], include_in_schema=False)
-            app.add_route(f"{mount}/docs", shown, ["GET"], include_in_schema=False)
+            for path in PAGES:
+                app.add_route(mount + path, shown, ["GET"], include_in_schema=False)
 
 
 def _always(body: bytes, media_type: str) -> Any:

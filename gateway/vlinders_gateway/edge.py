@@ -6,7 +6,7 @@ Whatever goes wrong further in becomes an answer here, in the dialect of the add
 import ipaddress
 import random
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -14,11 +14,12 @@ from urllib.parse import unquote
 import grpc
 import httptools
 
-from vlinders_gateway import bodies
+from vlinders_gateway import bodies, mounts
 from vlinders_gateway.bodies import ClientGone
-from vlinders_gateway.dialects import DIALECTS, Dialect
+from vlinders_gateway.dialects import Dialect
 from vlinders_gateway.exchange import AsgiExchange, Exchange, Header, Receive, Scope, Send
 from vlinders_gateway.hot import App, Hot
+from vlinders_gateway.mounts import EVERYWHERE, Hosts
 from vlinders_gateway.operations import Operation
 from vlinders_gateway.refusals import (
     ContentEncoded,
@@ -48,12 +49,10 @@ _READ = frozenset(
         b"traceparent",
         b"transfer-encoding",
         b"x-forwarded-for",
+        b"x-forwarded-proto",
     )
 )
 """Headers that the edge goes by; a client's library sends twice as many others."""
-
-_MOUNTS = tuple((mount, dialect) for dialect in DIALECTS for mount in dialect.mounts if mount)
-_ROOT = next(dialect for dialect in DIALECTS if "" in dialect.mounts)
 
 CLIENT_LEFT = 499
 """Status that a request is counted under whose client left before its answer began."""
@@ -68,6 +67,12 @@ class Rules:
 
     trusted: Sequence[str] = ()
     """Networks of proxies that are believed about the client's address."""
+
+    hosts: Mapping[str, str] = field(default_factory=dict)
+    """Host name → dialect whose own paths stand at its root."""
+
+    https: bool = False
+    """Clients come by https, whatever proxies say."""
 
     most_running: int = 4096
     """Requests at a time; more are refused with 503, as are fewer while the process is late."""
@@ -96,6 +101,7 @@ class Edge:
     def __post_init__(self) -> None:
         self._trusted = [ipaddress.ip_network(network) for network in self.rules.trusted]
         self._origins = re.compile("|".join(map(_origin, self.rules.origins)) or "(?!)")
+        self._hosts = Hosts(self.rules.hosts) if self.rules.hosts else None
         self._meter = telemetry.HttpMeter("gateway")
         self.pressure = Pressure(self.rules.most_running, lambda: self.running)
 
@@ -105,11 +111,12 @@ class Edge:
         for mount in dialect.mounts:
             self.hot[mount + path] = Hot(app, operation, dialect, verb)
 
-    def hot_at(self, url: bytes, method: bytes) -> Hot | None:
-        """The hot route that a request line asks for."""
-        hot = self.hot.get(url.decode("latin-1"))
+    def hot_at(self, url: bytes, method: bytes, headers: Sequence[Header]) -> Hot | None:
+        """The hot route that the head of a request asks for."""
+        mount = self._hosts.mount(headers) if self._hosts is not None else ""
+        hot = self.hot.get(mount + url.decode("latin-1"))
         if hot is None and (b"%" in url or b"?" in url or not url.startswith(b"/")):
-            hot = self.hot.get(_path_in(url))
+            hot = self.hot.get(mount + _path_in(url))
         return hot if hot is not None and hot.verb == method.decode("latin-1") else None
 
     def enter(self, exchange: Exchange) -> None:
@@ -127,7 +134,7 @@ class Edge:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return  # neither lifespan nor WebSockets are served
-        exchange = AsgiExchange(scope, receive, send, _dialect_of(scope["path"]), self.limits)
+        exchange = self._exchange(scope, receive, send)
         try:
             self.enter(exchange)
             if exchange.span is not None:
@@ -142,6 +149,17 @@ class Edge:
             await self._refuse(exchange, InternalFault())
         finally:
             self.leave(exchange)
+
+    def _exchange(self, scope: Scope, receive: Receive, send: Send) -> AsgiExchange:
+        """The exchange, with its path as if it had come by the mount that its host stands for."""
+        mount = self._hosts.mount(scope["headers"]) if self._hosts is not None else ""
+        if mount and scope["path"] not in EVERYWHERE:
+            scope["path"] = mount + scope["path"]
+            scope["raw_path"] = mount.encode() + scope["raw_path"]
+        dialect, before = mounts.at(scope["path"])
+        exchange = AsgiExchange(scope, receive, send, dialect, self.limits)
+        exchange.mount = "" if mount else before
+        return exchange
 
     async def _route(self, exchange: AsgiExchange) -> None:
         if exchange.scope["method"] == "OPTIONS":
@@ -159,7 +177,7 @@ class Edge:
 
     def _read_headers(self, exchange: Exchange) -> None:
         """One pass over the headers, for all that the edge goes by."""
-        hosts, forwarded, trace = 0, b"", b""
+        hosts, forwarded, scheme, trace = 0, b"", b"", b""
         for name, value in exchange.scope["headers"]:
             if name not in _READ:
                 continue
@@ -181,6 +199,8 @@ class Edge:
                 raise MalformedRequest(what="Transfer-Encoding")
             elif name == b"x-forwarded-for":
                 forwarded = forwarded or value
+            elif name == b"x-forwarded-proto":
+                scheme = value
             elif name == b"traceparent":
                 trace = value
             elif name == b"origin" and self._origins.fullmatch(value.decode("latin-1")):
@@ -190,13 +210,14 @@ class Edge:
             raise MalformedRequest(what="its version")
         if hosts != 1 and not (hosts == 0 and version == "1.0"):
             raise MalformedRequest(what="Host")
-        self._place(exchange, forwarded, trace)
+        self._place(exchange, forwarded, scheme, trace)
 
-    def _place(self, exchange: Exchange, forwarded: bytes, trace: bytes) -> None:
-        """Where the client is: the peer, or what a trusted peer says."""
+    def _place(self, exchange: Exchange, forwarded: bytes, scheme: bytes, trace: bytes) -> None:
+        """Where the client is, and how it came: the peer, or what a trusted peer says."""
         client = exchange.scope["client"]
         exchange.address = client[0] if client else ""
-        trusted = bool(forwarded or trace) and self._is_trusted(exchange.address)
+        trusted = bool(forwarded or scheme or trace) and self._is_trusted(exchange.address)
+        exchange.secure = self.rules.https or (trusted and scheme.lower() == b"https")
         if trusted and forwarded:
             named = forwarded.split(b",")[0].strip().decode("latin-1")
             if _address(named) is not None:
@@ -252,13 +273,6 @@ def _path_in(url: bytes) -> str:
         return path_of(httptools.parse_url(url).path or b"")
     except httptools.HttpParserError:
         return ""
-
-
-def _dialect_of(path: str) -> Dialect:
-    for mount, dialect in _MOUNTS:
-        if path.startswith(mount) and path[len(mount) : len(mount) + 1] in ("", "/"):
-            return dialect
-    return _ROOT
 
 
 def _origin(rule: str) -> str:

@@ -14,7 +14,7 @@ from vlinders_gateway import bodies
 from vlinders_gateway.dialects import Dialect, Meta
 from vlinders_gateway.failures import Refusal, refusal_of
 from vlinders_gateway.operations import Operation
-from vlinders_kit.errors import AppError, Failure, Violation
+from vlinders_kit.errors import AppError, Failure
 from vlinders_kit.ids import new_id
 from vlinders_kit.tracing import Span
 
@@ -75,10 +75,12 @@ class Exchange:
         "dialect",
         "id",
         "left",
+        "mount",
         "operation",
         "origin",
         "quota",
         "scope",
+        "secure",
         "span",
         "status",
         "traceparent",
@@ -87,6 +89,10 @@ class Exchange:
     def __init__(self, scope: Scope, dialect: Dialect, limits: bodies.Limits) -> None:
         self.scope = scope
         self.dialect = dialect
+        self.mount = ""
+        """What stands before the dialect's own paths in the address that the client knows."""
+        self.secure = False
+        """The client came by https, as far as trusted proxies tell it."""
         self.bodies = limits
         self.id = request_id()
         self.began = time.perf_counter()
@@ -143,21 +149,20 @@ class Exchange:
         return status, headers, body
 
     def refusal(self, error: AppError | grpc.aio.AioRpcError | Failure) -> Refusal:
-        """A failure, with its fields as this request's dialect spells them."""
+        """A failure, with its fields as this request's dialect spells and words them."""
         refusal = refusal_of(error)
         if self.operation is None or not refusal.violations:
             return refusal
         kind: Any = self.operation.request.DESCRIPTOR
-        codec = self.dialect.codec
-        spelt = (Violation(codec.path(kind, row.field), row.message) for row in refusal.violations)
-        return replace(refusal, violations=tuple(spelt))
+        return replace(refusal, violations=self.dialect.told(kind, refusal))
 
     def event(self, error: AppError | grpc.aio.AioRpcError | Failure) -> bytes:
         """What ends a stream that fails after it began, as a server-sent event."""
         return b"data: " + encode(self.dialect.event(self.refusal(error))) + b"\n\n"
 
     def meta(self) -> Meta:
-        return Meta(self.id, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        name = self.operation.name if self.operation is not None else ""
+        return Meta(self.id, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), name)
 
     def seconds(self) -> float:
         """Since the request began."""

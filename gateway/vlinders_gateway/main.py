@@ -108,6 +108,8 @@ class Gateway:
         rules = Rules(
             origins=settings.cors_origins,
             trusted=settings.trusted_proxies,
+            hosts=settings.hosts,
+            https=settings.https,
             most_running=settings.max_running,
             logged=settings.logged,
             traced=settings.traces is not None,

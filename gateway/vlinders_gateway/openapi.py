@@ -1,11 +1,13 @@
 """One OpenAPI 3.0 document per dialect, read off the same tables that serve it."""
 
 import re
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 from vlinders_gateway.dialects import Dialect, Meta
 from vlinders_gateway.dialects.paging import Shown
+from vlinders_gateway.dialects.shapes import schema_of
 from vlinders_gateway.failures import Refusal
 from vlinders_gateway.operations import Operation
 from vlinders_gateway.schemas import Schema, Schemas, comments
@@ -15,6 +17,11 @@ VERSION = "1.0.0"
 
 _HERE = object()
 """Stands in an envelope for what it wraps."""
+
+_ANY_FIELD = "{field}"
+"""Stands in an envelope for the name of a field."""
+
+_NULL: Schema = {"type": "object", "nullable": True, "enum": [None]}
 
 _EXAMPLE = Meta("req_abc123", "2026-02-28T10:30:00Z")
 _ERRORS = {
@@ -37,7 +44,7 @@ def document(dialect: Dialect) -> dict[str, Any]:
     return {
         "openapi": "3.0.3",
         "info": {"title": dialect.title, "version": VERSION},
-        "servers": [{"url": mount or "/"} for mount in reversed(dialect.mounts)],
+        "servers": [{"url": mount or "/"} for mount in sorted(dialect.mounts)],
         "security": [{"BearerAuth": []}],
         "paths": dict(sorted(paths.items())),
         "components": {
@@ -45,7 +52,7 @@ def document(dialect: Dialect) -> dict[str, Any]:
                 "BearerAuth": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
             },
             "headers": _headers(),
-            "responses": {_phrase(code): _refused(text) for code, text in _ERRORS.items()},
+            "responses": {_phrase(code): _refused(dialect, code)[1] for code in _ERRORS},
             "schemas": dict(sorted({"Error": _error(dialect), **schemas.found}.items())),
         },
     }
@@ -57,7 +64,8 @@ def _operation(
     method = operation.descriptor
     says, _, more = comments().get(method.full_name, operation.name).partition("\n\n")
     summary, _, rest = says.removeprefix(f"{operation.name} ").replace("\n", " ").partition(". ")
-    in_path = frozenset(re.findall(r"{(\w+)}", path))
+    in_path = _in_path(dialect, operation, path)
+    aside = in_path | dialect.elsewhere(operation)
     entry: dict[str, Any] = {
         "operationId": operation.name,
         "tags": [method.containing_service.name.removesuffix("Service")],
@@ -65,39 +73,47 @@ def _operation(
         "description": "\n\n".join(filter(None, (rest, more))),
         "responses": _responses(dialect, operation, schemas),
     }
-    parameters = _parameters(dialect, operation, schemas, in_path)
+    parameters = _parameters(dialect, operation, schemas, path)
     if parameters:
         entry["parameters"] = parameters
-    if operation.public:
+    if operation.public and operation.name not in dialect.credentials:
         entry["security"] = []
     if operation.policy.scope:
         entry["x-api-key-permission"] = operation.policy.scope
     kind: Any = method.input_type
-    if operation.writes and any(field.name not in in_path for field in kind.fields):
-        body = schemas.object(kind, asked=True, without=in_path)
-        schemas.found[kind.name] = body
+    shown = [field for field in kind.fields if dialect.codec.shown(field)]
+    if operation.writes and any(field.name not in aside for field in shown):
+        schemas.found[kind.name] = schemas.object(kind, asked=True, without=aside)
         content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{kind.name}"}}}
         entry["requestBody"] = {"required": True, "content": content}
     return entry
 
 
+def _in_path(dialect: Dialect, operation: Operation, path: str) -> frozenset[str]:
+    """The fields that a path has, by the contract's names."""
+    kind: Any = operation.request.DESCRIPTOR
+    spelt = {dialect.codec.spelling(each): each.name for each in kind.fields}
+    return frozenset(spelt[name] for name in re.findall(r"{(\w+)}", path))
+
+
 def _parameters(
-    dialect: Dialect, operation: Operation, schemas: Schemas, in_path: frozenset[str]
+    dialect: Dialect, operation: Operation, schemas: Schemas, path: str
 ) -> list[Schema]:
     kind: Any = operation.request.DESCRIPTOR
-    fields = {dialect.codec.spelling(field): field for field in kind.fields}
+    codec, in_path = dialect.codec, _in_path(dialect, operation, path)
     found = [
-        _parameter(name, "path", schemas.field(field, asked=True), required=True)
-        for name, field in fields.items()
+        _parameter(codec.spelling(field), "path", schemas.field(field, asked=True), required=True)
+        for field in kind.fields
         if field.name in in_path
     ]
     if operation.writes:
         return found
-    asked = [field for field in kind.fields if field.name not in (*in_path, "page")]
-    for field in asked:
-        name = dialect.codec.spelling(field)
-        word = dialect.filter_word(name) if operation.items is not None else name
-        found.append(_parameter(word, "query", schemas.field(field, asked=True)))
+    aside = in_path | dialect.elsewhere(operation)
+    for field in kind.fields:
+        if field.name not in aside and codec.shown(field):
+            name = codec.spelling(field)
+            word = dialect.filter_word(name) if operation.items is not None else name
+            found.append(_parameter(word, "query", schemas.field(field, asked=True)))
     if operation.items is not None:
         found += [
             _parameter(word, "query", schema) for word, schema in dialect.paging.schemas().items()
@@ -116,65 +132,96 @@ def _parameter(name: str, place: str, schema: Schema, *, required: bool = False)
 
 
 def _responses(dialect: Dialect, operation: Operation, schemas: Schemas) -> dict[str, Any]:
-    if operation.items is not None:
-        item = schemas.refer(operation.items.message_type, asked=False)
-        page = dialect.listed([_HERE], Shown(1, 20, 150), _EXAMPLE)
-        schema = _schema_of(page, item)
-    else:
-        answer = schemas.refer(operation.response.DESCRIPTOR, asked=False)
-        bare = operation.name in dialect.bare
-        schema = answer if bare else _schema_of(dialect.success(_HERE, _EXAMPLE), answer)
-    content: dict[str, Any] = {"application/json": {"schema": schema}}
-    if operation.piped and "stream" in {
-        field.name for field in operation.request.DESCRIPTOR.fields
-    }:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
-    codes = [code for code in _ERRORS if code != 403 or not operation.public]
-    return {
-        str(operation.success): {
-            "description": HTTPStatus(operation.success).phrase,
-            "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in _headers()},
-            "content": content,
-        },
-        **{str(code): {"$ref": f"#/components/responses/{_phrase(code)}"} for code in codes},
+    refused = {
+        str(_refused(dialect, code)[0]): {"$ref": f"#/components/responses/{_phrase(code)}"}
+        for code in _ERRORS
+        if code != 403 or not operation.public
     }
+    success: dict[str, Any] = {
+        "description": HTTPStatus(operation.success).phrase,
+        "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in _headers()},
+    }
+    if operation.redirect:
+        success["headers"] |= {"Location": {"schema": {"type": "string", "format": "uri"}}}
+    else:
+        success["content"] = _content(dialect, operation, schemas)
+    return {str(operation.success): success, **refused}
+
+
+def _content(dialect: Dialect, operation: Operation, schemas: Schemas) -> dict[str, Any]:
+    row = _row(dialect, operation, schemas)
+    if operation.items is not None:
+        page = dialect.listed([_HERE], Shown(1, 20, 150), _EXAMPLE)
+        schema = _schema_of([page], row)
+    elif operation.name in dialect.bare:
+        schema = row
+    else:
+        schema = _schema_of([dialect.success(_HERE, _EXAMPLE)], row)
+    content: dict[str, Any] = {"application/json": {"schema": schema}}
+    if operation.piped and "stream" in operation.request.DESCRIPTOR.fields_by_name:
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    return content
+
+
+def _row(dialect: Dialect, operation: Operation, schemas: Schemas) -> Schema:
+    """The schema of the answer, or of the items of its list, in the shape that it has here."""
+    if operation.items is None and not operation.response.DESCRIPTOR.fields:
+        return {"type": "object"} if dialect.empty is not None else _NULL
+    kind: Any = operation.row
+    shape = dialect.shape(operation)
+    if shape is None:
+        return schemas.refer(kind, asked=False)
+    joined = {join.name: join.rows.message_type for join in dialect.joins.get(operation.name, ())}
+    found: Schema = schema_of(shape, partial(schemas.at, kind, joined))
+    return found
 
 
 def _phrase(code: int) -> str:
     return HTTPStatus(code).phrase.title().replace(" ", "")
 
 
-def _refused(text: str) -> Schema:
-    schema = {"$ref": "#/components/schemas/Error"}
-    return {"description": text, "content": {"application/json": {"schema": schema}}}
+def _refused(dialect: Dialect, code: int) -> tuple[int, Schema]:
+    """The HTTP status that the dialect has for a failure, and the response."""
+    refusal = Refusal(code, "REASON", _ERRORS[code], (), {}, None)
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    status = dialect.failure(refusal, _EXAMPLE)[0]
+    return status, {"description": _ERRORS[code], "content": content}
 
 
 def _error(dialect: Dialect) -> Schema:
-    refusal = Refusal(
-        http=400,
-        reason="INVALID_REQUEST",
-        message="Invalid request parameters",
-        violations=(Violation("email", "must be a valid email address"),),
-        facts={},
-        retry_after=None,
-    )
-    return _schema_of(dialect.failure(refusal, _EXAMPLE)[1], {})
+    broken = Violation(_ANY_FIELD, "must be a valid email address", "string.email")
+    plain = Refusal(429, "RATE_LIMITED", "Too many requests.", (), {}, 1)
+    fields = Refusal(400, "INVALID_REQUEST", "Invalid request parameters", (broken,), {}, None)
+    examples = [dialect.failure(refusal, _EXAMPLE)[1] for refusal in (fields, plain)]
+    return _schema_of(examples, {})
 
 
-def _schema_of(value: Any, here: Schema) -> Schema:
-    """The schema of an envelope, by an example of it."""
+def _schema_of(values: list[Any], here: Schema) -> Schema:
+    """The schema of an envelope, by examples of it: what only some of them have may be absent."""
+    value = values[0]
     if value is _HERE:
         return here
     if isinstance(value, dict):
-        properties = {name: _schema_of(inner, here) for name, inner in value.items()}
-        needed = [name for name in properties if name not in ("details",)]
-        return {"type": "object", "properties": properties, "required": needed}
+        if _ANY_FIELD in value:
+            inner = _schema_of([value[_ANY_FIELD]], here)
+            return {"type": "object", "additionalProperties": inner}
+        names = dict.fromkeys(name for each in values for name in each)
+        properties = {
+            name: _schema_of([each[name] for each in values if name in each], here)
+            for name in names
+        }
+        needed = [name for name in names if all(name in each for each in values)]
+        return {"type": "object", "properties": properties} | (
+            {"required": needed} if needed else {}
+        )
     if isinstance(value, list):
-        return {"type": "array", "items": _schema_of(value[0], here)}
+        return {"type": "array", "items": _schema_of([value[0]], here)}
     if isinstance(value, bool):
-        return {"type": "boolean"}
+        return {"type": "boolean", "enum": [value]}
     if isinstance(value, int):
         return {"type": "integer", "example": value}
+    if value is None:
+        return _NULL
     return {"type": "string", "example": value}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from google.protobuf import descriptor_pool
-from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -30,7 +30,10 @@ class Operation:
     """gRPC's: `/vlinders.auth.v1.ApiKeyService/CreateApiKey`."""
 
     domain: str
-    """The service that serves it, as `vlinders.auth`: whose channel and audience it needs."""
+    """The part that serves it, as `vlinders.auth`: whose channel and audience it needs."""
+
+    service: str
+    """Of the RPC, as `ApiKeyService`."""
 
     place: str
     """Verb and path in the canonical API: `DELETE /v1/api-keys/{api_key_id}`."""
@@ -48,6 +51,20 @@ class Operation:
 
     items: FieldDescriptor | None
     """The repeated field of the response, for a list that comes in pages."""
+
+    redirect: str
+    """The field of the response that says where the client is sent; empty: it is not."""
+
+    cookie: str
+    """The field that travels as a cookie, in the response or in the request; empty: none does."""
+
+    @property
+    def row(self) -> Descriptor:
+        """The message that the answer is, or that its list is made of."""
+        listed: Any = self.items.message_type if self.items is not None else None
+        kind: Any = listed or self.response.DESCRIPTOR
+        found: Descriptor = kind
+        return found
 
     @property
     def writes(self) -> bool:
@@ -103,6 +120,7 @@ def _operation(method: MethodDescriptor, edge: api.Operation) -> Operation:
         name=method.name,
         path=f"/{service.full_name}/{method.name}",
         domain=service.file.package.rpartition(".")[0],
+        service=service.name,
         place=edge.http,
         success=edge.success or 200,
         piped=edge.piped,
@@ -111,6 +129,8 @@ def _operation(method: MethodDescriptor, edge: api.Operation) -> Operation:
         request=GetMessageClass(method.input_type),
         response=GetMessageClass(method.output_type),
         items=_items(method),
+        redirect=edge.redirect,
+        cookie=edge.cookie,
     )
 
 

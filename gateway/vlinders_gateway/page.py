@@ -71,7 +71,7 @@ def _operation(verb: str, path: str, operation: dict[str, Any], document: dict[s
         parts.append("<h4>Body</h4>" + _table(rows, document))
     parts.append("<h4>Answer</h4>")
     for status, answer in operation["responses"].items():
-        if status.startswith("2"):
+        if status.startswith("2") and "content" in answer:
             schema = answer["content"]["application/json"]["schema"]
             example = json.dumps(_example(schema, document), indent=2, ensure_ascii=False)
             parts.append(f"<p>{status}</p><pre>{escape(example)}</pre>")
@@ -91,7 +91,7 @@ def _table(rows: list[tuple[str, dict[str, Any], dict[str, Any]]], document: dic
 def _kind(schema: dict[str, Any], document: dict[str, Any]) -> str:
     schema = _resolved(schema, document)
     if "enum" in schema:
-        return " | ".join(schema["enum"])
+        return " | ".join(json.dumps(value).strip('"') for value in schema["enum"])
     if schema.get("type") == "array":
         return f"array of {_kind(schema['items'], document)}"
     return str(schema.get("format") or schema.get("type") or "any")
@@ -115,7 +115,10 @@ def _example(schema: dict[str, Any], document: dict[str, Any]) -> Any:
         return [_example(schema["items"], document)]
     if schema.get("format") == "date-time":
         return "2026-02-28T10:30:00Z"
-    kind = "|".join(schema.get("enum", ())) or "string"
+    choices = schema.get("enum", ())
+    if len(choices) == 1:
+        return choices[0]
+    kind = "|".join(choices) or "string"
     return {"integer": 0, "number": 0.0, "boolean": False, "string": kind}.get(
         schema.get("type", ""), {}
     )

@@ -113,7 +113,7 @@ class EdgeProtocol(Messages):
         self._end_head()
         self._deadline = self._most_bytes = math.inf  # the body's is the exchange's to keep
         self._before = self.cycle
-        hot = self.edge.hot_at(self.url, self.parser.get_method())
+        hot = self.edge.hot_at(self.url, self.parser.get_method(), self.headers)
         if hot is None:
             self._body_until = self.loop.time() + self.edge.limits.seconds
             super().on_headers_complete()

@@ -18,6 +18,14 @@ class InvalidCredential(Unauthenticated):
     """The credential is not valid."""
 
 
+class TokenExpired(Unauthenticated):
+    """The access token has expired."""
+
+
+class ApiKeyExpired(Unauthenticated):
+    """The API key has expired."""
+
+
 class AccountDisabled(PermissionDenied):
     """The account is disabled."""
 

@@ -1,9 +1,7 @@
 """Operations × dialects → routes: one endpoint for all that goes field by field."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qsl, unquote
 
 import grpc
 from fastapi import FastAPI
@@ -16,24 +14,22 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vlinders.api.v1.caller_pb2 import Caller
 from vlinders.api.v1.options_pb2 import Page
-from vlinders_gateway import bodies
+from vlinders_gateway import cookies
 from vlinders_gateway.admission import Admission
 from vlinders_gateway.dialects import DIALECTS, Dialect
+from vlinders_gateway.dialects.shapes import shaped
 from vlinders_gateway.edge import Rest, path_of
-from vlinders_gateway.exchange import AsgiExchange, encode
+from vlinders_gateway.exchange import AsgiExchange, Header, encode
+from vlinders_gateway.joins import Joined
 from vlinders_gateway.operations import Operation
-from vlinders_gateway.refusals import MalformedRequest, MethodNotAllowed, RouteNotFound
+from vlinders_gateway.reading import Reader
+from vlinders_gateway.refusals import MethodNotAllowed, RouteNotFound
 from vlinders_kit.callers import Identity
-from vlinders_kit.errors import AppError, InvalidRequest, Violation
+from vlinders_kit.errors import AppError
 from vlinders_kit.rpc import on_behalf_of
-from vlinders_kit.validation import validate
 
 _EXCHANGE = "vlinders.exchange"
 """Where the scope of a request keeps its exchange."""
-
-_MOST_PARAMETERS = 100
-
-Hook = Callable[[Any], Any]
 
 Channels = Mapping[str, grpc.aio.Channel]
 """Domain, as `vlinders.auth`, → the channel to it."""
@@ -55,7 +51,11 @@ def assemble(
             served: Any = _served_hot
             if not operation.piped:
                 call = Call(operation, channels[operation.domain], identity, deadline)
-                served = Endpoint(dialect, operation, admission, call)
+                joined = tuple(
+                    Joined(join, dialect.codec, channels, identity, deadline)
+                    for join in dialect.joins.get(operation.name, ())
+                )
+                served = Endpoint(dialect, operation, admission, call, joined)
             for mount in dialect.mounts:
                 app.add_route(mount + path, served, [verb], include_in_schema=False)
     return app
@@ -102,6 +102,7 @@ class Call:
         shown.CopyFrom(caller)
         shown.request_id = exchange.id
         shown.client_address = exchange.address
+        shown.dialect = exchange.dialect.name
         metadata = on_behalf_of(self._identity, shown, self._domain)
         answer: Message = await self._rpc(request, metadata=metadata, timeout=self._deadline)
         return answer
@@ -111,116 +112,62 @@ class Endpoint:
     """What answers an operation for the clients of a dialect: admit, read, call, write."""
 
     def __init__(
-        self, dialect: Dialect, operation: Operation, admission: Admission, call: Call
+        self,
+        dialect: Dialect,
+        operation: Operation,
+        admission: Admission,
+        call: Call,
+        joined: Sequence[Joined],
     ) -> None:
         self._dialect = dialect
         self._operation = operation
         self._admission = admission
         self._call = call
-        self._ask: Hook = dialect.asks.get(operation.name, _same)
-        self._answer: Hook = dialect.answers.get(operation.name, _same)
+        self._joined = joined
+        self._reader = Reader(dialect, operation)
+        self._shape = dialect.shape(operation)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
         exchange.operation = self._operation
         try:
             principal = await self._admission.admit(exchange, self._operation)
-            request, page = await self._read(exchange, scope["path_params"])
+            request, page = await self._reader.read(exchange, scope["path_params"])
             answer = await self._call(request, exchange, principal.caller)
             self._admission.heed(self._operation, request)
-            body = encode(self._told(answer, page, exchange))
+            headers = self._headers(answer, exchange)
+            body = b"" if self._operation.redirect else await self._told(answer, page, exchange)
         except Exception as error:  # `behind` raises it again, outside of the framework
             exchange.failed = error
             return
-        await exchange.answer(self._operation.success, body)
+        await exchange.answer(self._operation.success, body, headers)
 
-    async def _read(
-        self, exchange: AsgiExchange, path: Mapping[str, str]
-    ) -> tuple[Message, Page | None]:
-        """The request, and the page that it asks for. Every fault of it is told at once."""
-        operation, codec = self._operation, self._dialect.codec
-        faults: list[Violation] = []
-        body: dict[str, Any] = {}
-        query: dict[str, str] = {}
-        page = None
-        sent = await exchange.body()  # of any request: one whose body is malformed is none
-        if operation.writes:
-            body = self._ask(bodies.parse(sent))
-        else:
-            query = _query(exchange)
-        kind: Any = operation.request
-        request = kind()
-        named = {name: unquote(value) for name, value in path.items()}
-        texts = self._chosen(query, faults) | named
-        for given, text in ((body, False), (texts, True)):
-            load = partial(codec.load, kind, given, text=text)
-            request.MergeFrom(_faultless(faults, load) or kind())
-        if operation.items is not None:
-            page = _faultless(faults, partial(self._dialect.paging.read, query))
-            request.page.CopyFrom(page or Page())
-        _check(request, faults)
-        if faults:
-            raise InvalidRequest(broken=tuple(faults))
-        return request, page
-
-    def _chosen(self, query: Mapping[str, str], faults: list[Violation]) -> dict[str, str]:
-        """The fields that a query names, plainly or as a filter."""
-        kind: Any = self._operation.request.DESCRIPTOR
-        codec = self._dialect.codec
-        fields = {codec.spelling(field) for field in kind.fields if field.name != "page"}
-        chosen = {}
-        for word, value in query.items():
-            name = self._dialect.filters(word)
-            if name is not None and name not in fields:
-                faults.append(Violation(word, "is nothing that this list is filtered by"))
-            elif name is not None:
-                chosen[name] = value
-            elif word in fields:
-                chosen.setdefault(word, value)
-        return chosen
-
-    def _told(self, answer: Any, page: Page | None, exchange: AsgiExchange) -> Any:
+    async def _told(self, answer: Any, page: Page | None, exchange: AsgiExchange) -> bytes:
+        """The body of the answer."""
         dialect, operation = self._dialect, self._operation
-        if page is not None and operation.items is not None:
-            rows = getattr(answer, operation.items.name)
-            items = [self._answer(dialect.codec.dump(row)) for row in rows]
-            return dialect.listed(items, dialect.paging.shown(page, answer.page), exchange.meta())
-        found = self._answer(dialect.codec.dump(answer))
-        return found if operation.name in dialect.bare else dialect.success(found, exchange.meta())
+        rows = list(getattr(answer, operation.items.name)) if operation.items else [answer]
+        items: list[Any] = [dialect.codec.dump(row) for row in rows]
+        for joined in self._joined:
+            await joined.onto(rows, items)
+        if self._shape is not None:
+            items = [shaped(self._shape, item) for item in items]
+        if page is not None:
+            shown = dialect.paging.shown(page, answer.page)
+            return encode(dialect.listed(items, shown, exchange.meta()))
+        found = items[0] if operation.response.DESCRIPTOR.fields else dialect.empty
+        bare = operation.name in dialect.bare
+        return encode(found if bare else dialect.success(found, exchange.meta()))
 
-
-def _check(request: Message, faults: list[Violation]) -> None:
-    """Adds what breaks a rule of the contract, but for fields that were not read at all."""
-    unread = {fault.field.partition("[")[0] for fault in faults}
-    try:
-        validate(request)
-    except InvalidRequest as error:
-        broken = error.broken
-        faults += [row for row in broken if row.field.partition("[")[0] not in unread]
-
-
-def _faultless(faults: list[Violation], step: Callable[[], Any]) -> Any:
-    """What `step` returns; where it finds faults, None, and they are among `faults`."""
-    try:
-        return step()
-    except InvalidRequest as error:
-        faults.extend(error.broken)
-        return None
-
-
-def _query(exchange: AsgiExchange) -> dict[str, str]:
-    try:
-        text = exchange.scope["query_string"].decode("ascii")
-        pairs = parse_qsl(
-            text, keep_blank_values=True, max_num_fields=_MOST_PARAMETERS, errors="strict"
-        )
-    except ValueError:  # too many, or no UTF-8
-        raise MalformedRequest(what="the query") from None
-    return dict(pairs)
-
-
-def _same(value: Any) -> Any:
-    return value
+    def _headers(self, answer: Any, exchange: AsgiExchange) -> list[Header]:
+        """What of the answer is told in its head."""
+        operation = self._operation
+        headers: list[Header] = []
+        if operation.redirect:
+            headers.append((b"location", getattr(answer, operation.redirect).encode()))
+        if operation.cookie:
+            kept = getattr(answer, operation.cookie, "")  # in the request alone: it is used up
+            headers.append(cookies.put(exchange, operation.cookie, kept))
+        return headers
 
 
 async def _served_hot(request: Request) -> Response:

@@ -4,14 +4,13 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from buf.validate import validate_pb2 as rules
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
-from google.protobuf.message_factory import GetMessageClass
 
 from vlinders_gateway.codec import Codec
 from vlinders_gateway.operations import contracts
-from vlinders_kit.errors import InvalidRequest
-from vlinders_kit.validation import validate
+from vlinders_gateway.rules import item_limits_of, limits_of, needed
+from vlinders_gateway.scalars import prefix_of, words_of
+from vlinders_gateway.spelling import word
 
 Json = Any
 Schema = dict[str, Json]
@@ -57,43 +56,60 @@ class Schemas:
     def object(self, kind: Any, *, asked: bool, without: frozenset[str] = frozenset()) -> Schema:
         """The schema of `kind` itself; `without` names fields that travel elsewhere."""
         fields = [
-            field
-            for field in kind.fields
-            if field.name not in without and (asked or self._codec.shown(field))
+            field for field in kind.fields if field.name not in without and self._codec.shown(field)
         ]
         spelt = {self._codec.spelling(field): self.field(field, asked=asked) for field in fields}
         schema: Schema = {"type": "object", "properties": spelt}
-        needed = _needed(kind) if asked else {field.name for field in fields}
-        required = [self._codec.spelling(field) for field in fields if field.name in needed]
+        here = needed(kind) if asked else {field.name for field in fields}
+        required = [self._codec.spelling(field) for field in fields if field.name in here]
         if required:
             schema["required"] = required
         return _described(schema, kind.full_name)
 
+    def at(self, kind: Any, joined: Mapping[str, Any], path: str) -> Schema:
+        """The schema of what stands at a path of `kind`, which has the `joined` messages too."""
+        first, _, rest = path.partition(".")
+        if first in joined:
+            return self.at(joined[first], {}, rest)
+        fields = {self._codec.spelling(field): field for field in kind.fields}
+        if rest:
+            return self.at(fields[first].message_type, {}, rest)
+        return self.field(fields[first], asked=False)
+
     def field(self, field: Any, *, asked: bool) -> Schema:
-        rule = field.GetOptions().Extensions[rules.field]
+        """The schema of one field of a message."""
         if field.is_repeated:
-            items = self._one(field, asked=asked) | _limits(rule.repeated.items)
-            schema = {"type": "array", "items": items, **_array_limits(rule.repeated)}
+            items = self._within(self._one(field, asked=asked), item_limits_of(field))
+            schema: Schema = {"type": "array", "items": items, **limits_of(field)}
         else:
-            schema = self._one(field, asked=asked) | _limits(rule)
+            schema = self._within(self._one(field, asked=asked), limits_of(field))
         if "$ref" in schema:
             return schema  # nothing may stand beside a reference
-        if field.has_presence and "type" in schema:
+        if (field.has_presence or self._codec.nulled(field)) and "type" in schema:
             schema["nullable"] = True
         return _described(schema, field.full_name)
 
+    def _within(self, schema: Schema, limits: Schema) -> Schema:
+        """`schema` with what the contract's rules allow; a table of values has the last word."""
+        return schema if "enum" in schema or "$ref" in schema else schema | limits
+
     def _one(self, field: Any, *, asked: bool) -> Schema:
-        if field.enum_type is not None:
-            values = [
-                self._codec.enums(field.enum_type, row.name)
-                for row in field.enum_type.values
-                if row.number or not asked
-            ]
+        codec = self._codec
+        if (table := codec.table(field)) is not None:
+            values = list(table.values())
+            if all(isinstance(value, bool) for value in values):
+                return {"type": "boolean"}
             return {"type": "string", "enum": values}
+        if field.enum_type is not None:
+            every = [word(field.enum_type, row.name) for row in field.enum_type.values]
+            return {"type": "string", "enum": list(words_of(field)) if asked else every}
+        if codec.places(field) is not None:
+            return {"type": "number"}
         if field.message_type is None:
-            return dict(_SCALARS[_type_name(field)])
+            scalar = dict(_SCALARS[_type_name(field)])
+            return {**scalar, **codec.ids.schema} if prefix_of(field) else scalar
         if field.message_type.full_name == "google.protobuf.Timestamp":
-            return dict(self._codec.times.schema)
+            return dict(codec.times.schema)
         if field.message_type.full_name in _WELL_KNOWN:
             return dict(_WELL_KNOWN[field.message_type.full_name])
         return self.refer(field.message_type, asked=asked)
@@ -136,46 +152,6 @@ def _names_in(
         yield (*path, _FIELD, index), f"{name}.{field.name}"
     for index, nested in enumerate(message.nested_type):
         yield from _names_in((*path, _NESTED, index), name, nested)
-
-
-def _needed(kind: Any) -> set[str]:
-    """Fields without which a message of this kind is refused: those that an empty one lacks."""
-    try:
-        validate(GetMessageClass(kind)())
-    except InvalidRequest as error:
-        return {row.field.partition(".")[0] for row in error.broken}
-    return set()
-
-
-def _limits(rule: Any) -> Schema:
-    text, found = rule.string, {}
-    if rule.HasField("string"):
-        for name, word in (("min_len", "minLength"), ("max_len", "maxLength")):
-            if text.HasField(name):
-                found[word] = getattr(text, name)
-        if text.HasField("pattern"):
-            found["pattern"] = text.pattern
-        if text.HasField("email"):
-            found["format"] = "email"
-        if getattr(text, "in"):
-            found["enum"] = list(getattr(text, "in"))
-    for kind in ("int32", "int64"):
-        number = getattr(rule, kind)
-        if rule.HasField(kind):
-            for name, word in (("gte", "minimum"), ("lte", "maximum")):
-                if number.HasField(name):
-                    found[word] = getattr(number, name)
-    return found
-
-
-def _array_limits(rule: Any) -> Schema:
-    found: Schema = {}
-    for name, word in (("min_items", "minItems"), ("max_items", "maxItems")):
-        if rule.HasField(name):
-            found[word] = getattr(rule, name)
-    if rule.unique:
-        found["uniqueItems"] = True
-    return found
 
 
 def _type_name(field: Any) -> str:

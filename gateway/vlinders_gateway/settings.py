@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, NonNegativeInt, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
+from vlinders_gateway.dialects import DIALECTS
 from vlinders_kit.settings import PartSettings
 
 Words = Annotated[tuple[str, ...], NoDecode]
@@ -14,6 +15,9 @@ Words = Annotated[tuple[str, ...], NoDecode]
 
 Numbers = Annotated[dict[str, NonNegativeInt], NoDecode]
 """`name=number`, comma-separated."""
+
+Names = Annotated[dict[str, str], NoDecode]
+"""`name=name`, comma-separated."""
 
 
 class GatewaySettings(PartSettings):
@@ -68,7 +72,13 @@ class GatewaySettings(PartSettings):
     """How many gateways there are, until Redis tells."""
 
     trusted_proxies: Words = ()
-    """Networks of proxies whose `X-Forwarded-For` and `traceparent` are believed."""
+    """Networks of proxies whose `X-Forwarded-For`, `-Proto` and `traceparent` are believed."""
+
+    hosts: Names = Field(default={})
+    """Host names of clients that know one API alone, `host=maas,…`: its paths are at their root."""
+
+    https: bool = False
+    """Clients come by https even where no trusted proxy says so: cookies are for https alone."""
 
     cors_origins: Words = ("http://localhost:*", "http://127.0.0.1:*")
     """Origins of web pages that may call; `:*` is any port."""
@@ -116,13 +126,21 @@ class GatewaySettings(PartSettings):
             return value
         return tuple(word.strip() for word in value.split(",") if word.strip())
 
-    @field_validator("plan_rates", mode="before")
+    @field_validator("plan_rates", "hosts", mode="before")
     @classmethod
     def _numbers(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
         rows = (row.partition("=") for row in value.split(",") if row.strip())
         return {name.strip(): number.strip() for name, _, number in rows}
+
+    @field_validator("hosts")
+    @classmethod
+    def _dialects(cls, value: dict[str, str]) -> dict[str, str]:
+        unknown = set(value.values()) - {dialect.name for dialect in DIALECTS}
+        if unknown:
+            raise ValueError(f"there is no dialect {', '.join(sorted(unknown))}")
+        return value
 
     @field_validator("trusted_proxies")
     @classmethod

@@ -5,6 +5,7 @@ import functools
 import json
 import re
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -40,17 +41,7 @@ from vlinders_kit.errors import Unauthenticated
 from vlinders_kit.ids import new_id
 from vlinders_kit.testing import CALLER_KEY, Served, a_user, an_api_key, served
 
-SERVICES = {
-    "vlinders.auth": (
-        "AccountService",
-        "ApiKeyService",
-        "IdentityService",
-        "SessionService",
-    ),
-    "vlinders.billing": ("LedgerService", "UsageService"),
-    "vlinders.gpu_scheduler": ("WorkerService",),
-    "vlinders.inference": ("ModelService",),
-}
+_IDENTITY = "vlinders.auth.v1.IdentityService"
 
 RATES = Rates({"free": 10, "pro": 100, "enterprise": 1000, "operator": 0}, 30, 100)
 
@@ -112,11 +103,13 @@ class Running:
 @asynccontextmanager
 async def services(script: Script) -> AsyncIterator[dict[str, Served]]:
     """Every service that the gateway calls, on real channels, answering as `script` says."""
-    operations()  # imports the contracts
+    names: defaultdict[str, set[str]] = defaultdict(set, {"vlinders.auth": {_IDENTITY}})
+    for operation in operations():
+        names[operation.domain].add(operation.path.split("/")[1])
     async with AsyncExitStack() as stack:
         running = {}
-        for domain, names in SERVICES.items():
-            rows = [_scripted(f"{domain}.v1.{name}", script) for name in names]
+        for domain, services in names.items():
+            rows = [_scripted(service, script) for service in sorted(services)]
             running[domain] = await stack.enter_async_context(served(domain, *rows))
         yield running
 

@@ -9,6 +9,7 @@ from vlinders.api.v1.options_pb2 import Page, PageInfo
 from vlinders_kit.errors import InvalidRequest, Violation
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
+_ORDERS = ("asc", "desc")
 _FARTHEST = 1 << 62
 """Items that a database can be asked to pass over; no list is longer."""
 
@@ -28,6 +29,11 @@ class Shown:
 
 class Paging(Protocol):
     """How the clients of a dialect ask for pages."""
+
+    @property
+    def sort(self) -> str:
+        """The query parameter that names the field to sort by."""
+        ...
 
     def schemas(self) -> Mapping[str, Any]:
         """The query parameters that it reads, each with its JSON schema."""
@@ -49,16 +55,22 @@ class Numbers:
     number: str = "page"
     size: str = "limit"
     sort: str = "sort"
+    order: str = ""
+    """The word that says `asc` or `desc`; without, a - before the field is descending."""
+
     usual: int = 20
     most: int = 100
 
     def schemas(self) -> Mapping[str, Any]:
         size = {"type": "integer", "minimum": 1, "maximum": self.most, "default": self.usual}
-        sort = {"type": "string", "description": "A field, or with - before it, descending."}
+        how = "A field." if self.order else "A field, or with - before it, descending."
+        sort = {"type": "string", "description": how}
+        order = {self.order: {"type": "string", "enum": list(_ORDERS)}} if self.order else {}
         return {
             self.number: {"type": "integer", "minimum": 1, "default": 1},
             self.size: size,
             self.sort: sort,
+            **order,
         }
 
     def read(self, query: Mapping[str, str]) -> Page:
@@ -66,13 +78,23 @@ class Numbers:
         size = _count(query.get(self.size), self.usual)
         faults = []
         if number < 1:
-            faults.append(Violation(self.number, "must be a whole number, at least 1"))
+            faults.append(
+                Violation(self.number, "must be a whole number, at least 1", "page.number")
+            )
         if not 1 <= size <= self.most:
-            faults.append(Violation(self.size, f"must be a whole number from 1 to {self.most}"))
+            fault = f"must be a whole number from 1 to {self.most}"
+            faults.append(Violation(self.size, fault, "page.size"))
+        order = query.get(self.order, "asc") if self.order else "asc"
+        sort = query.get(self.sort, "")
+        if self.order and sort.startswith("-"):
+            faults.append(Violation(self.sort, "is nothing that this list is sorted by", "sort"))
+        if order not in _ORDERS:
+            faults.append(Violation(self.order, f"must be one of {', '.join(_ORDERS)}", "in"))
         if faults:
             raise InvalidRequest(broken=tuple(faults))
         skip = min((number - 1) * size, _FARTHEST)
-        return Page(size=size, skip=skip, with_total=True, sort=query.get(self.sort, ""))
+        sort = "-" + sort if sort and order == "desc" else sort
+        return Page(size=size, skip=skip, with_total=True, sort=sort)
 
     def shown(self, page: Page, info: PageInfo) -> Shown:
         return Shown(page.skip // page.size + 1, page.size, info.total)

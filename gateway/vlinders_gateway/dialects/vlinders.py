@@ -4,29 +4,25 @@ import re
 from typing import Any
 
 from vlinders_gateway.codec import Codec
+from vlinders_gateway.dialects.codes import Code, Codes
 from vlinders_gateway.dialects.dialect import Dialect, Meta
 from vlinders_gateway.dialects.paging import Numbers, Shown
 from vlinders_gateway.failures import Refusal
-from vlinders_kit.errors import invalid
 
-STATUSES = {402: 429, 409: 400}
-"""Where its clients know another HTTP status: money is a quota, a conflict an invalid request."""
+SCOPES = ("inference:read", "inference:write", "usage:read")
+"""What its keys can be allowed."""
 
-CODES = {
-    400: "invalid_request",
-    401: "unauthorized",
-    403: "forbidden",
-    404: "not_found",
-    405: "not_found",
-    408: "invalid_request",
-    413: "invalid_request",
-    415: "invalid_request",
-    429: "rate_limit_exceeded",
-    431: "invalid_request",
-}
-"""Code of an HTTP status. Any other, and that is every 5xx, is an `internal_error`."""
+_ONE_WAY = "Its clients register with the name of a tenant: Register."
 
-CODES_BY_REASON = {"INSUFFICIENT_CREDIT": "quota_exceeded"}
+CODES = Codes(
+    Code("invalid_request", 400, becomes=(409,), keeps=(408, 413, 415, 431)),
+    Code("unauthorized", 401),
+    Code("forbidden", 403),
+    Code("not_found", 404, keeps=(405,)),
+    Code("quota_exceeded", 429, becomes=(402,), reasons=("INSUFFICIENT_CREDIT",)),
+    Code("rate_limit_exceeded", 429),
+    Code("internal_error", 500),
+)
 
 
 def _success(answer: Any, meta: Meta) -> Any:
@@ -40,20 +36,19 @@ def _listed(items: list[Any], shown: Shown, meta: Meta) -> Any:
 
 
 def _failure(refusal: Refusal, meta: Meta) -> tuple[int, Any]:
-    error = _event(refusal)["error"]
+    told, error = CODES.of(refusal), _event(refusal)["error"]
     if refusal.violations:
         error["details"] = [
             {"field": broken.field, "message": broken.message} for broken in refusal.violations
         ]
-    if error["code"] == "rate_limit_exceeded" and refusal.retry_after is not None:
+    if told.code == "rate_limit_exceeded" and refusal.retry_after is not None:
         error["retry_after"] = refusal.retry_after
-    return STATUSES.get(refusal.http, refusal.http), {"error": error, "meta": _meta(meta)}
+    return told.http, {"error": error, "meta": _meta(meta)}
 
 
 def _event(refusal: Refusal) -> Any:
-    http = STATUSES.get(refusal.http, refusal.http)
-    code = CODES_BY_REASON.get(refusal.reason) or CODES.get(http, "internal_error")
-    return {"error": {"code": code, "message": refusal.message}}
+    told = CODES.of(refusal)
+    return {"error": {"code": told.code, "message": told.message}}
 
 
 def _meta(meta: Meta) -> dict[str, Any]:
@@ -65,18 +60,24 @@ def _filter(word: str) -> str | None:
     return found[1] if found else None
 
 
-def _picture(ask: dict[str, Any]) -> dict[str, Any]:
-    """Here null takes the picture away; the contract's word for that is an empty text."""
-    if ask.get("avatar_url") == "":
-        raise invalid("avatar_url", "must be an absolute URL or null")
-    return ask | {"avatar_url": ""} if "avatar_url" in ask and ask["avatar_url"] is None else ask
-
-
 VLINDERS = Dialect(
     name="vlinders",
     title="Vlinders Platform API",
     mounts=("/vlinders", ""),
-    codec=Codec(),
+    codec=Codec(
+        nulls=frozenset({"UpdateMyAccountRequest.avatar_url"}),
+        values={"permissions": {scope: scope for scope in SCOPES}},
+        hidden=frozenset(
+            {
+                "Account.number",
+                "SetAccountStatusRequest.account_number",
+                "SignIn.account",
+                "UpdateMyAccountRequest.email",
+                "UpdateMyAccountRequest.username",
+                "hourly_limit",
+            }
+        ),
+    ),
     paging=Numbers(),
     filters=_filter,
     filter_word="filter[{}]".format,
@@ -89,5 +90,10 @@ VLINDERS = Dialect(
     bare=frozenset(
         {"CreateChatCompletion", "CreateEmbeddings", "GetKeySet", "GetModel", "ListModels"}
     ),
-    asks={"UpdateMyAccount": _picture},
+    without={
+        "RegisterByName": _ONE_WAY,
+        "SignUp": _ONE_WAY,
+        "RotateSession": "Its refresh tokens stay as they are: RefreshSession.",
+        "RenewMySession": "Its clients have refresh tokens: RefreshSession.",
+    },
 )

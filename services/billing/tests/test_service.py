@@ -132,6 +132,38 @@ async def test_a_tenant_sees_what_each_request_cost(bank: Any, billing: Served) 
     assert (row.price_version, row.transfer_id) == (bank.version, "usage:req_1")
 
 
+async def test_the_gateway_asks_for_many_tenants_at_once(bank: Any, billing: Served) -> None:
+    for tenant in ("ten_1", "ten_2", "ten_3"):
+        await bank.fund(tenant, 1_000)
+    await bank.lend("ten_1", 500, id="l")
+    for n in (1, 2):
+        cached = {"input_tokens": 5, "cached_input_tokens": n}
+        await bank.record(bank.usage("ten_1", "l", 30, request_id=f"req_{n}", **cached))
+    channel = billing.channel(a_part("gateway"))
+    named = ["ten_1", "ten_2", "ten_4"]
+
+    wallets = await LedgerServiceStub(channel).GetWallets(
+        ledger.GetWalletsRequest(tenant_ids=named)
+    )
+    totals = await UsageServiceStub(channel).GetUsageTotals(
+        usage.GetUsageTotalsRequest(tenant_ids=named)
+    )
+
+    [one] = totals.totals
+    assert {row.tenant_id: row.balance_nanos for row in wallets.wallets} == {
+        "ten_1": 1_000 - one.charged_nanos,
+        "ten_2": 1_000,
+    }
+    assert (one.tenant_id, one.requests, one.tokens) == ("ten_1", 2, 2 * (5 + 30) + 1 + 2)
+
+
+async def test_nobody_else_asks_for_many_tenants(billing: Served) -> None:
+    for who in (a_user(roles=[ROLE_OPERATOR]), an_api_key(), a_part("inference")):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await LedgerServiceStub(billing.channel(who)).GetWallets(ledger.GetWalletsRequest())
+        assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
 async def test_only_an_operator_audits(bank: Any, billing: Served) -> None:
     await bank.fund("ten_1", 1_000)
     operator = LedgerServiceStub(billing.channel(a_user(roles=[ROLE_OPERATOR])))

@@ -1,13 +1,13 @@
 """Usage: each request once, charged, kept line by line and summed by hour and by day."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 import psycopg
-from sqlalchemy import Select, select, text
+from sqlalchemy import Select, func, select, text
 
 from vlinders.inference.v1.events_pb2 import UsageRecorded
 from vlinders_billing import (
@@ -19,7 +19,7 @@ from vlinders_billing import (
     spans,
 )
 from vlinders_billing.charges import Charge, Flag, due
-from vlinders_billing.models import UsageRecord
+from vlinders_billing.models import UsageDay, UsageRecord
 from vlinders_billing.wallets import Grants
 from vlinders_kit import logs, trace_ids
 from vlinders_kit.db import Tx, once_committed
@@ -145,6 +145,21 @@ def of_tenant(
         kept = (UsageRecord.trace_id == trace_id) & (UsageRecord.trace_id != "")
         records = records.where(named | kept)
     return records
+
+
+def totals(tenant_ids: Collection[str]) -> Select[Any]:
+    """What each of these tenants has used in all: of the sums by day, which are few."""
+    tokens = UsageDay.input_tokens + UsageDay.cached_input_tokens + UsageDay.output_tokens
+    return (
+        select(
+            UsageDay.tenant_id,
+            func.sum(UsageDay.requests).label("requests"),
+            func.sum(tokens).label("tokens"),
+            func.sum(UsageDay.charged_nanos).label("charged_nanos"),
+        )
+        .where(UsageDay.tenant_id.in_(tenant_ids))
+        .group_by(UsageDay.tenant_id)
+    )
 
 
 async def forget(tx: Tx) -> bool:

@@ -56,6 +56,11 @@ async def get(tx: Tx, tenant_id: str, grants: Grants) -> Account:
     return wallet
 
 
+def of_tenants(tenant_ids: Collection[str]) -> Select[tuple[Account]]:
+    """The wallets of these tenants, as far as they are open."""
+    return select(Account).where(Account.tenant_id.in_(tenant_ids))
+
+
 def postings_of(tenant_id: str) -> Select[tuple[Posting]]:
     """What moved through the tenant's wallet."""
     return select(Posting).where(Posting.account_id == wallet_of(tenant_id))

@@ -28,6 +28,14 @@ class LedgerService(LedgerServiceServicer):
             wallet = await wallets.get(tx, caller().tenant_id, self.grants)
         return to_message(pb.Wallet, wallet, currency=self.currency)
 
+    async def GetWallets(
+        self, request: pb.GetWalletsRequest, context: ServicerContext[Any, Any]
+    ) -> pb.GetWalletsResponse:
+        async with self.db.begin() as tx:
+            found = await tx.scalars(wallets.of_tenants(request.tenant_ids))
+        rows = [to_message(pb.Wallet, wallet, currency=self.currency) for wallet in found]
+        return pb.GetWalletsResponse(wallets=rows)
+
     async def ListTransfers(
         self, request: pb.ListTransfersRequest, context: ServicerContext[Any, Any]
     ) -> pb.ListTransfersResponse:

@@ -29,6 +29,23 @@ class UsageService(UsageServiceServicer):
             records, page = await paged(tx, mine, request.page, by=UsageRecord.request_id)
         return pb.ListUsageRecordsResponse(records=list(map(_shown, records)), page=page)
 
+    async def GetUsageTotals(
+        self, request: pb.GetUsageTotalsRequest, context: ServicerContext[Any, Any]
+    ) -> pb.GetUsageTotalsResponse:
+        async with self.db.begin() as tx:
+            rows = (await tx.execute(usage.totals(request.tenant_ids))).all()
+        return pb.GetUsageTotalsResponse(
+            totals=[
+                pb.UsageTotals(
+                    tenant_id=row.tenant_id,
+                    requests=int(row.requests),
+                    tokens=int(row.tokens),
+                    charged_nanos=int(row.charged_nanos),
+                )
+                for row in rows
+            ]
+        )
+
 
 def _shown(record: UsageRecord) -> pb.UsageRecord:
     trace_id = record.trace_id or trace_ids.trace_of(record.request_id)
