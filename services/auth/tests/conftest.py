@@ -1,10 +1,13 @@
 """What the tests of auth share: the service on a real channel, by a clock that a test can move."""
 
-from collections.abc import AsyncIterator
+import base64
+import json
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf.message import Message
 from sqlalchemy import select
@@ -14,7 +17,7 @@ from vlinders.auth.v1 import accounts_pb2 as accounts_pb
 from vlinders.auth.v1 import api_keys_pb2 as keys_pb
 from vlinders.auth.v1 import identity_pb2 as identity_pb
 from vlinders.auth.v1 import sessions_pb2 as sessions_pb
-from vlinders.auth.v1.accounts_pb2_grpc import AccountServiceStub
+from vlinders.auth.v1.accounts_pb2_grpc import AccountAdminServiceStub, AccountServiceStub
 from vlinders.auth.v1.api_keys_pb2_grpc import ApiKeyServiceStub
 from vlinders.auth.v1.identity_pb2_grpc import IdentityServiceStub
 from vlinders.auth.v1.organizations_pb2_grpc import OrganizationServiceStub
@@ -26,6 +29,7 @@ from vlinders_auth.upkeep import Upkeep
 from vlinders_kit.api_keys import digest
 from vlinders_kit.clock import ManualClock
 from vlinders_kit.db import Database
+from vlinders_kit.errors import Failure, failure_of
 from vlinders_kit.events import outbox
 from vlinders_kit.sealing import Sealer
 from vlinders_kit.testing import Served, a_part, a_user, named, served
@@ -59,8 +63,11 @@ class Auth:
     def accounts(self, caller: Caller | None = None) -> Any:
         return self._stub(AccountServiceStub, caller or anybody())
 
-    def sessions(self, address: str = "192.0.2.1") -> Any:
-        return self._stub(SessionServiceStub, anybody(client_address=address))
+    def sessions(self, caller: Caller | None = None) -> Any:
+        return self._stub(SessionServiceStub, caller or anybody())
+
+    def administration(self, caller: Caller) -> Any:
+        return self._stub(AccountAdminServiceStub, caller)
 
     def keys(self, caller: Caller) -> Any:
         return self._stub(ApiKeyServiceStub, caller)
@@ -79,10 +86,21 @@ class Auth:
         return a_user(account_id=made.user_id, tenant_id=made.tenant_id)
 
     async def login(
-        self, email: str = "ada@example.com", password: str = PASSWORD, address: str = "192.0.2.1"
+        self,
+        email: str = "ada@example.com",
+        password: str = PASSWORD,
+        address: str = "192.0.2.1",
+        dialect: str = "",
     ) -> sessions_pb.SignIn:
         request = sessions_pb.LoginRequest(email=email, password=password)
-        return await self.sessions(address).Login(request)
+        caller = anybody(client_address=address, dialect=dialect)
+        return await self.sessions(caller).Login(request)
+
+    async def user(self, signed_in: sessions_pb.SignIn, **over: Any) -> Caller:
+        """Whoever has signed in, as the gateway knows him."""
+        known = (await self.introspect(session_id=session_of(signed_in.access_token))).caller
+        known.MergeFrom(Caller(**{"client_address": "192.0.2.1", **over}))
+        return known
 
     async def key(self, caller: Caller, **over: Any) -> keys_pb.CreateApiKeyResponse:
         usual = {"name": "laptop", "permissions": ["inference:write"]}
@@ -101,6 +119,19 @@ class Auth:
         async with self.db.begin() as tx:
             rows = await tx.execute(select(outbox.c.type, outbox.c.body).order_by(outbox.c.seq))
             return [by_name[name].FromString(body) for name, body in rows if name in by_name]
+
+
+def session_of(token: str) -> str:
+    """What an access token says of its session."""
+    payload = token.split(".")[1]
+    return str(json.loads(base64.urlsafe_b64decode(payload + "=="))["sid"])
+
+
+async def failed(call: Awaitable[Any]) -> Failure:
+    """What a call that is refused is told."""
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await call
+    return failure_of(refused.value)
 
 
 def anybody(**over: Any) -> Caller:

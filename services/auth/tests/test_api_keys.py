@@ -18,15 +18,9 @@ from vlinders.auth.v1.events_pb2 import ApiKeyRevoked
 from vlinders.auth.v1.identity_pb2 import ReportKeyUseRequest
 from vlinders_auth.models import Account, ApiKey
 from vlinders_kit import api_keys
-from vlinders_kit.errors import Failure, failure_of
+from vlinders_kit.errors import failure_of
 
-from .conftest import KEYS_PER_ACCOUNT, NOW, Auth
-
-
-async def failed(call: Any) -> Failure:
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await call
-    return failure_of(refused.value)
+from .conftest import KEYS_PER_ACCOUNT, NOW, Auth, failed
 
 
 async def listed(auth: Auth, caller: Caller, **request: Any) -> pb.ListApiKeysResponse:

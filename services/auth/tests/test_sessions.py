@@ -19,7 +19,7 @@ from vlinders_auth import sessions
 from vlinders_auth.models import Account
 from vlinders_kit.errors import failure_of
 
-from .conftest import NOW, Auth
+from .conftest import NOW, Auth, session_of
 
 
 async def key_set(auth: Auth) -> jwk.KeySet:
@@ -39,11 +39,6 @@ async def not_refreshed(auth: Auth, token: str) -> str:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await refresh(auth, token)
     return failure_of(refused.value).reason
-
-
-def session_of(token: str) -> str:
-    payload = token.split(".")[1]
-    return str(json.loads(base64.urlsafe_b64decode(payload + "=="))["sid"])
 
 
 async def test_an_access_token_says_who_for_fifteen_minutes(auth: Auth) -> None:

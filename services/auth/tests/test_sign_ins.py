@@ -142,6 +142,55 @@ async def test_an_email_that_nobody_has_is_counted_alike(auth: Auth) -> None:
     assert told == ["INVALID_CREDENTIALS"] * 10 + ["TOO_MANY_ATTEMPTS"]
 
 
+async def test_an_account_has_ten_guesses_by_all_its_names_and_dialects(
+    auth: Auth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nobody learns from it that two names are of one account."""
+    await auth.register()
+    async with auth.db.begin() as tx:
+        kept = await tx.scalar(select(Account.password_hash))
+    checked: list[str] = []
+    verify = PasswordHasher.verify
+    monkeypatch.setattr(
+        PasswordHasher,
+        "verify",
+        lambda self, kept, password: checked.append(kept) or verify(self, kept, password),
+    )
+
+    async def guessed(email: str, username: str) -> list[str]:
+        told = []
+        for n, dialect in enumerate(("vlinders", "maas", "massrouter", "lyss", "owl", "") * 2):
+            for name in (email, username):
+                told += await guess(auth, 1, email=name, dialect=dialect, address=f"203.0.113.{n}")
+        return told
+
+    known = await guessed("Ada@example.com", "ADA")
+    assert (checked.count(kept or ""), len(checked)) == (10, 20)
+    assert await guessed("eve@example.com", "eve") == known
+    assert known == ["INVALID_CREDENTIALS"] * 20 + ["TOO_MANY_ATTEMPTS"] * 4
+    assert len(checked) == 40
+
+
+async def test_who_has_used_up_one_name_is_not_let_in_by_the_other(auth: Auth) -> None:
+    await auth.register()
+    await guess(auth, 10, email="ada@example.com")
+
+    assert (await refused(auth, email="ada")).reason == "INVALID_CREDENTIALS"
+    auth.clock.advance(attempts.WINDOW)
+    await auth.login("ada")
+
+
+async def test_who_has_proved_himself_otherwise_has_all_his_attempts_again(auth: Auth) -> None:
+    await auth.register()
+    await guess(auth, 5, email="ada@example.com")
+    await guess(auth, 5, email="ada")
+    async with auth.db.begin() as tx:
+        account = (await tx.scalars(select(Account))).one()
+        await attempts.forget(tx, account)
+
+    assert await guess(auth, 10) == ["INVALID_CREDENTIALS"] * 10
+
+
 async def test_strangers_do_not_lock_the_owner_out_where_he_is_known(auth: Auth) -> None:
     await auth.register()
     await auth.login(address="192.0.2.1")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Select, any_, func, not_, or_, select
+from sqlalchemy import Select, Text, any_, func, not_, or_, select
 
 from vlinders.api.v1.options_pb2 import ROLE_OPERATOR
 from vlinders.auth.v1.accounts_pb2 import (
@@ -23,7 +23,7 @@ from vlinders_kit.paging import Key
 SORTS: Mapping[str, Key] = {
     "created_at": Account.created_at,
     "email": Account.email,
-    "username": func.lower(Account.username),
+    "username": func.lower(Account.username, type_=Text()),
 }
 """What a list of accounts may be sorted by."""
 
