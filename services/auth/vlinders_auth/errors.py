@@ -1,6 +1,7 @@
 """What can go wrong in auth, as callers see it."""
 
 from datetime import timedelta
+from typing import ClassVar
 
 from vlinders_kit.errors import (
     FailedPrecondition,
@@ -202,3 +203,33 @@ class PermissionUnknown(InvalidArgument):
     @property
     def violations(self) -> tuple[Violation, ...]:
         return (Violation(f"permissions[{self.place}]", str(self), "string.in"),)
+
+
+class OauthProviderUnknown(InvalidArgument):
+    """There is no sign-in with this provider."""
+
+    @property
+    def violations(self) -> tuple[Violation, ...]:
+        return (Violation("provider", str(self), self.reason),)
+
+
+class OauthProviderNotConfigured(Unavailable):
+    """Sign-in with this provider is not configured here."""
+
+    retry_after: ClassVar[timedelta | None] = None  # type: ignore[assignment]
+
+
+class OauthStateInvalid(InvalidArgument):
+    """This sign-in was not begun here, is over, or took too long. Please begin again."""
+
+    @property
+    def violations(self) -> tuple[Violation, ...]:
+        return (Violation("state", str(self), self.reason),)
+
+
+class OauthRefused(Unauthenticated):
+    """The provider has not confirmed who you are. Please begin again."""
+
+
+class OauthProviderUnavailable(Unavailable):
+    """The provider does not answer as it should at the moment. Please try again."""
