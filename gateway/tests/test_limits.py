@@ -1,7 +1,8 @@
-"""Limits: exact in every sixty seconds, over all gateways, with Redis and without."""
+"""Limits: exact in every window, over all gateways, with Redis and without."""
 
 import asyncio
 import time
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis.asyncio import Redis
 
 from vlinders_gateway import limits as module
-from vlinders_gateway.limits import Limits, Rates, network_of
-from vlinders_gateway.shared_log import Ask, SharedLog, SharedLogAway, Told
+from vlinders_gateway.limits import Limits, network_of
+from vlinders_gateway.rates import HOUR, MINUTE, UNLIMITED, Rate, Rates, slowest
+from vlinders_gateway.shared_log import Ask, SharedLog, SharedLogAway, Told, grain_of
 from vlinders_kit.clock import ManualClock
+from vlinders_kit.testing.figures import Figure
 
 pytestmark = pytest.mark.anyio
 
@@ -21,14 +25,12 @@ PATIENT = 5.0
 
 
 @asynccontextmanager
-async def gateways(
-    valkey: str, count: int = 1, *, window: float = 60.0
-) -> AsyncIterator[list[Limits]]:
+async def gateways(valkey: str, count: int = 1) -> AsyncIterator[list[Limits]]:
     """Gateways that share one Redis and know of each other."""
     async with AsyncExitStack() as stack:
         made = []
         for _ in range(count):
-            shared = SharedLog(valkey, window=window, patience=PATIENT)
+            shared = SharedLog(valkey, patience=PATIENT)
             stack.push_async_callback(shared.close)
             made.append(Limits(shared, gateways=count))
         async with asyncio.TaskGroup() as group:
@@ -40,7 +42,7 @@ async def gateways(
 
 async def test_exactly_the_limit_is_admitted_and_told_so(valkey: str) -> None:
     async with gateways(valkey) as (limits,):
-        verdicts = [await limits.take("a", 10) for _ in range(12)]
+        verdicts = [await limits.take("a", Rate(10)) for _ in range(12)]
 
     assert [verdict.remaining for verdict in verdicts] == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0, 0]
     assert [verdict.wait for verdict in verdicts[:10]] == [0] * 10
@@ -50,42 +52,72 @@ async def test_exactly_the_limit_is_admitted_and_told_so(valkey: str) -> None:
     assert resets == sorted(resets)
 
 
-@pytest.mark.parametrize(("count", "limit"), [(1, 100), (4, 100), (8, 100), (4, 1000)])
+@pytest.mark.parametrize("rate", [Rate(100), Rate(1000), Rate(1000, HOUR), Rate(4000, HOUR)])
+@pytest.mark.parametrize("count", [1, 4, 8])
 async def test_at_once_over_all_gateways_it_is_exactly_the_limit(
-    valkey: str, count: int, limit: int
+    valkey: str, count: int, rate: Rate
 ) -> None:
     async with gateways(valkey, count) as made:
         verdicts = await asyncio.gather(
-            *(made[number % count].take("a", limit) for number in range(limit * 2))
+            *(made[number % count].take("a", rate) for number in range(rate.limit * 2))
         )
 
     admitted = sum(1 for verdict in verdicts if not verdict.wait)
-    assert limit * 0.99 <= admitted <= limit
+    assert rate.limit * 0.99 <= admitted <= rate.limit
+    assert all(verdict.wait <= rate.window for verdict in verdicts)
+
+
+@pytest.mark.parametrize(("count", "limit"), [(1, 400), (4, 2000), (8, 400), (8, 2000)])
+async def test_over_all_gateways_every_window_has_the_limit_within_one_percent(
+    valkey: str, count: int, limit: int
+) -> None:
+    """Clients that ask all gateways without a pause, for two windows and a half."""
+    loop, window, admitted = asyncio.get_running_loop(), 1.0, 0
+    begun = loop.time()
+
+    async def ask(limits: Limits) -> None:
+        nonlocal admitted
+        while loop.time() < begun + 2.5 * window:
+            if (await limits.take("a", Rate(limit, window))).wait:
+                await asyncio.sleep(0.002)
+            else:
+                admitted += 1
+
+    async with gateways(valkey, count) as made, asyncio.TaskGroup() as group:
+        for number in range(16):
+            group.create_task(ask(made[number % count]))
+
+    windows = int((loop.time() - begun) / window)
+    assert windows * limit * 0.99 <= admitted <= (windows + 1) * limit * 1.01
 
 
 async def test_principals_do_not_share_their_limits(valkey: str) -> None:
     async with gateways(valkey) as (limits,):
         for name in ("a", "b"):
-            assert [(await limits.take(name, 2)).wait == 0 for _ in range(3)] == [True, True, False]
+            assert [(await limits.take(name, Rate(2))).wait == 0 for _ in range(3)] == [
+                True,
+                True,
+                False,
+            ]
 
 
 async def test_a_larger_plan_opens_at_once(valkey: str) -> None:
     async with gateways(valkey) as (limits,):
         for _ in range(11):
-            last = await limits.take("a", 10)
+            last = await limits.take("a", Rate(10))
         assert last.wait
-        assert (await limits.take("a", 100)).remaining == 89
+        assert (await limits.take("a", Rate(100))).remaining == 89
 
 
 async def test_the_window_slides(valkey: str) -> None:
     """Two halves of a second: what was taken in the first is free again before the second's."""
-    async with gateways(valkey, window=1.0) as (limits,):
+    async with gateways(valkey) as (limits,):
         begun = asyncio.get_running_loop().time()
         admitted = []
         while (now := asyncio.get_running_loop().time()) - begun < 3.0:
             # The wait that a client is told is in whole seconds; here it asks all the time.
             limits._buckets.clear()
-            if not (await limits.take("a", 20)).wait:
+            if not (await limits.take("a", Rate(20, 1.0))).wait:
                 admitted.append(now)
 
     windows = [sum(1 for at in admitted if start <= at < start + 1.0) for start in admitted]
@@ -98,7 +130,7 @@ class FakeLog:
 
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
-        self.entries: dict[str, list[tuple[float, int, str]]] = {}
+        self.entries: dict[str, list[list[int]]] = {}
         self.calls = 0
         self.away = False
 
@@ -110,19 +142,23 @@ class FakeLog:
         return [self._take(ask) for ask in asks]
 
     def _take(self, ask: Ask) -> Told:
-        now = self.clock.monotonic()
+        now, (limit, window) = int(self.clock.monotonic() * 1000), ask.rate
         rows = self.entries.setdefault(ask.bucket, [])
-        rows[:] = [
-            (at, n - ask.unspent if id == ask.unspent_of.rpartition(" ")[2] else n, id)
-            for at, n, id in rows
-            if at > now - 60
-        ]
-        used = sum(n for _, n, _ in rows)
-        granted = min(ask.want, max(0, ask.limit - used))
-        if granted:
-            rows.append((now, granted, ask.slice_id))
-        frees = rows[0][0] + 60 - now if rows else 0
-        return Told(granted, used + granted, f"{now} {granted} {ask.slice_id}", frees, now + 60)
+        unspent = ask.unspent
+        for row in reversed(rows):
+            back = min(unspent, row[1]) if row[0] == ask.taken_at else 0
+            row[1] -= back
+            unspent -= back
+        rows[:] = [row for row in rows if row[0] > now - window * 1000]
+        used = sum(n for _, n in rows)
+        granted = min(ask.want, max(0, limit - used))
+        if granted and rows and rows[-1][1] and rows[-1][1] + granted <= grain_of(limit):
+            rows[-1][1] += granted
+        elif granted:
+            rows.append([now, granted])
+        oldest, newest = (rows[0][0], rows[-1][0]) if rows else (now, now)
+        frees, full = oldest / 1000 + window - now / 1000, newest / 1000 + window
+        return Told(granted, used + granted, newest, frees, full)
 
     async def beat(self, gateway: str) -> int:
         if self.away:
@@ -151,41 +187,74 @@ steps = st.lists(
 )
 
 
-@given(steps=steps, limit=st.sampled_from([1, 10, 100, 1000]), count=st.sampled_from([1, 4]))
+@given(
+    steps=steps,
+    limit=st.sampled_from([1, 10, 100, 1000, 3000]),
+    window=st.sampled_from([MINUTE, HOUR]),
+    count=st.sampled_from([1, 4]),
+)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-async def test_in_any_sixty_seconds_no_more_than_one_percent_over(
-    steps: list[tuple[float, int]], limit: int, count: int
+async def test_in_no_window_are_there_more_than_one_percent_over(
+    steps: list[tuple[float, int]], limit: int, window: float, count: int
 ) -> None:
-    clock = ManualClock()
+    clock, scale = ManualClock(), window / MINUTE
     admitted: list[float] = []
     async with on_a_clock(count, clock) as (made, _):
         for pause, burst in steps:
-            clock.advance(pause)
-            verdicts = [await made[n % count].take("a", limit) for n in range(burst)]
+            clock.advance(pause * scale)
+            verdicts = [
+                await made[n % count].take("a", Rate(limit, window))
+                for n in range(burst * max(1, limit // 1000))
+            ]
             admitted += [clock.monotonic() for verdict in verdicts if not verdict.wait]
 
-    most = max((sum(1 for at in admitted if a <= at < a + 60) for a in admitted), default=0)
-    assert most <= limit + limit // 100
+    assert most_in(window, admitted) <= limit + limit // 100
 
 
-@pytest.mark.parametrize("count", [1, 4])
-async def test_slices_that_are_spent_late_move_the_window_by_one_percent_at_most(
+def most_in(window: float, admitted: list[float]) -> int:
+    """The most of these moments that lie in any window; they are in order."""
+    return max(
+        (bisect_left(admitted, at + window) - place for place, at in enumerate(admitted)), default=0
+    )
+
+
+@pytest.mark.parametrize("count", [1, 4, 8])
+async def test_of_a_large_limit_what_is_written_down_together_is_within_one_percent(
     count: int,
 ) -> None:
+    """The worst for the log: one at a time, so that entries are filled late."""
+    clock, window, limit = ManualClock(), HOUR, 4_000
+    admitted: list[float] = []
+    async with on_a_clock(count, clock) as (made, log):
+        while clock.elapsed < 1_000 + 2.2 * window:
+            clock.advance(window / limit * 0.8)
+            if not (await made[len(admitted) % count].take("a", Rate(limit, window))).wait:
+                admitted.append(clock.monotonic())
+        entries = len(log.entries["a"])
+
+    assert limit * 0.99 <= most_in(window, admitted) <= limit * 1.01
+    assert entries <= 2_100
+
+
+@pytest.mark.parametrize("limit", [1000, 3000])
+@pytest.mark.parametrize("count", [1, 4])
+async def test_slices_that_are_spent_late_move_the_window_by_one_percent_at_most(
+    count: int, limit: int
+) -> None:
     """The worst that slices can do: taken at one moment, spent as late as they may be."""
-    clock = ManualClock()
+    clock, rate = ManualClock(), Rate(limit)
     late = 0
     async with on_a_clock(count, clock) as (made, _):
-        for number in range(500):
-            assert not (await made[number % count].take("a", 1000)).wait
+        for number in range(limit // 2):
+            assert not (await made[number % count].take("a", rate)).wait
         clock.advance(module.SLICE_SECONDS - 0.001)
         for limits in made:
-            while limits.at_once("a", 1000) is not None:
+            while limits.at_once("a", rate) is not None:
                 late += 1
         clock.advance(60 - module.SLICE_SECONDS + 0.001)
-        verdicts = [await made[n % count].take("a", 1000) for n in range(1100)]
+        verdicts = [await made[n % count].take("a", rate) for n in range(limit + 100)]
 
-    assert late + sum(1 for verdict in verdicts if not verdict.wait) <= 1010
+    assert late + sum(1 for verdict in verdicts if not verdict.wait) <= limit * 1.01
 
 
 @given(bursts=st.lists(st.integers(1, 300), min_size=1, max_size=20))
@@ -195,7 +264,7 @@ async def test_a_client_within_its_limit_is_never_refused(bursts: list[int]) -> 
     async with on_a_clock(1, clock) as (made, _):
         for burst in bursts:
             for _ in range(min(burst, 100)):
-                assert not (await made[0].take("a", 100)).wait
+                assert not (await made[0].take("a", Rate(100))).wait
             clock.advance(60)
 
 
@@ -204,7 +273,7 @@ async def test_most_requests_of_a_busy_client_cost_no_call() -> None:
     async with on_a_clock(1, clock) as (made, log):
         for _ in range(800):
             clock.advance(0.01)
-            assert not (await made[0].take("a", 1000)).wait
+            assert not (await made[0].take("a", Rate(1000))).wait
         assert log.calls < 400
 
 
@@ -212,7 +281,7 @@ async def test_who_is_over_the_limit_costs_no_call() -> None:
     clock = ManualClock()
     async with on_a_clock(1, clock) as (made, log):
         for _ in range(1_000):
-            await made[0].take("a", 10)
+            await made[0].take("a", Rate(10))
         assert log.calls == 11
         assert made[0].closed("a")
 
@@ -222,14 +291,14 @@ async def test_what_a_gateway_did_not_spend_is_there_for_the_others() -> None:
     async with on_a_clock(2, clock) as (made, log):
         one, other = made
         for _ in range(100):
-            await one.take("a", 1000)
+            await one.take("a", Rate(1000))
         clock.advance(module.SLICE_SECONDS)
         giving = asyncio.create_task(one._give_back())
-        while log.entries and sum(n for _, n, _ in log.entries["a"]) > 100:
+        while log.entries and sum(n for _, n in log.entries["a"]) > 100:
             await asyncio.sleep(0.01)
         giving.cancel()
 
-        admitted = [await other.take("a", 1000) for _ in range(901)]
+        admitted = [await other.take("a", Rate(1000)) for _ in range(901)]
 
     assert sum(1 for verdict in admitted if not verdict.wait) == 900
 
@@ -240,19 +309,40 @@ async def test_without_redis_each_gateway_keeps_its_share_and_nobody_fails() -> 
         log.away = True
         admitted = 0
         for limits in made:
-            verdicts = [await limits.take("a", 100) for _ in range(50)]
+            verdicts = [await limits.take("a", Rate(100)) for _ in range(50)]
             admitted += sum(1 for verdict in verdicts if not verdict.wait)
             assert limits.away
     assert admitted == 100
+
+
+@pytest.mark.parametrize("rate", [Rate(1000, HOUR), Rate(100_000, HOUR)])
+async def test_a_share_of_a_large_limit_is_kept_to_one_percent_and_by_few_moments(
+    rate: Rate,
+) -> None:
+    clock, share = ManualClock(), rate.limit // 4
+    async with on_a_clock(4, clock) as (made, log):
+        log.away = True
+        first = []
+        for _ in range(2 * share):
+            clock.advance(0.001)
+            first.append(await made[0].take("a", rate))
+        moments = made[0]._buckets["a"].admitted
+        clock.advance(rate.window - 1.5 * share * 0.001)  # half of them are a window ago
+        then = [await made[0].take("a", rate) for _ in range(share)]
+
+    assert sum(1 for verdict in first if not verdict.wait) == share
+    assert len(moments) <= 200
+    again = sum(1 for verdict in then if not verdict.wait)
+    assert abs(again - share / 2) <= rate.limit / 100
 
 
 async def test_what_was_admitted_before_redis_went_counts_against_the_share() -> None:
     clock = ManualClock()
     async with on_a_clock(1, clock) as (made, log):
         for _ in range(8):
-            await made[0].take("a", 10)
+            await made[0].take("a", Rate(10))
         log.away = True
-        verdicts = [await made[0].take("a", 10) for _ in range(5)]
+        verdicts = [await made[0].take("a", Rate(10)) for _ in range(5)]
     assert [verdict.wait == 0 for verdict in verdicts] == [True, True, False, False, False]
 
 
@@ -261,10 +351,10 @@ async def test_a_share_slides_too() -> None:
     async with on_a_clock(1, clock) as (made, log):
         log.away = True
         for _ in range(10):
-            await made[0].take("a", 10)
-        refused = await made[0].take("a", 10)
+            await made[0].take("a", Rate(10))
+        refused = await made[0].take("a", Rate(10))
         clock.advance(refused.wait)
-        assert not (await made[0].take("a", 10)).wait
+        assert not (await made[0].take("a", Rate(10))).wait
 
 
 async def test_redis_that_comes_back_is_believed_again_by_itself(
@@ -276,19 +366,19 @@ async def test_redis_that_comes_back_is_believed_again_by_itself(
         log.away = True
         beating = asyncio.create_task(made[0]._beat())
         await until(lambda: made[0].away)
-        assert not (await made[0].take("a", 10)).wait
+        assert not (await made[0].take("a", Rate(10))).wait
         log.away = False
         await until(lambda: not made[0].away)
         beating.cancel()
         calls = log.calls
-        assert not (await made[0].take("a", 10)).wait
+        assert not (await made[0].take("a", Rate(10))).wait
         assert log.calls == calls + 1
 
 
 async def test_an_unreachable_redis_is_given_up_on_at_once() -> None:
     log = SharedLog("redis://127.0.0.1:1/0")
     with pytest.raises(SharedLogAway):
-        await log.take([Ask("a", 10, 1, "s1")])
+        await log.take([Ask("a", Rate(10), 1)])
     await log.close()
 
 
@@ -317,30 +407,81 @@ async def test_gateways_are_counted_while_they_beat(valkey: str) -> None:
 
 
 async def test_an_unspent_part_is_taken_off_the_log(valkey: str) -> None:
-    log = SharedLog(valkey, patience=PATIENT)
-    (first,) = await log.take([Ask("a", 10, 5, "s1")])
-    (second,) = await log.take([Ask("a", 10, 1, "s2", first.entry, 4)])
+    log, rate = SharedLog(valkey, patience=PATIENT), Rate(10)
+    (first,) = await log.take([Ask("a", rate, 5)])
+    (second,) = await log.take([Ask("a", rate, 1, first.entered, 4)])
     assert (first.used, second.used) == (5, 2)
-    (third,) = await log.take([Ask("a", 10, 0, "s3", "0 3 s9", 3)])  # nobody's slice
+    (third,) = await log.take([Ask("a", rate, 0, first.entered - 1, 3)])  # nobody's slice
     assert third.used == 2
     await log.close()
 
 
-async def test_a_sum_that_redis_has_lost_is_counted_again(valkey: str) -> None:
-    from redis.asyncio import Redis
+async def test_what_is_written_down_together_is_given_back_from_it(valkey: str) -> None:
+    log, rate = SharedLog(valkey, patience=PATIENT), Rate(10_000, HOUR)
+    (first, second) = await log.take([Ask("a", rate, 4), Ask("a", rate, 5)])
+    assert (first.entered, second.used) == (second.entered, 9)
+    (third,) = await log.take([Ask("a", rate, 8, second.entered, 3)])
+    assert third.used == 14
+    async with Redis.from_url(valkey) as redis:
+        rows = await redis.lrange("vlinders:limit:{a}", 0, -1)
+    assert [row.split()[1] for row in rows] == [b"6", b"8"]  # together more than a thousandth
+    (fourth,) = await log.take([Ask("a", rate, 0, second.entered, 6)])
+    assert fourth.used == 8
+    await log.close()
 
-    log = SharedLog(valkey, patience=PATIENT)
-    await log.take([Ask("a", 10, 7, "s1")])
+
+async def test_a_log_of_a_large_limit_stays_small(valkey: str, figure: Figure) -> None:
+    log, rate = SharedLog(valkey, patience=PATIENT), Rate(100_000, HOUR)
+    granted = 0
+    for _ in range(101):
+        granted += sum(told.granted for told in await log.take([Ask("a", rate, 7)] * 150))
+    await log.close()
+
+    async with Redis.from_url(valkey) as redis:
+        entries = await redis.llen("vlinders:limit:{a}")
+        memory = await redis.memory_usage("vlinders:limit:{a}")
+    figure("log of 100,000 requests", memory / 1024, "KB", must="≤ 64 KB")
+    assert granted == rate.limit
+    assert entries <= 2_000
+
+
+async def test_a_sum_that_redis_has_lost_is_counted_again(valkey: str) -> None:
+    log, rate = SharedLog(valkey, patience=PATIENT), Rate(10)
+    await log.take([Ask("a", rate, 7)])
     async with Redis.from_url(valkey) as redis:
         await redis.delete("vlinders:limit:{a}:sum")
-    (told,) = await log.take([Ask("a", 10, 7, "s2")])
+    (told,) = await log.take([Ask("a", rate, 7)])
     assert (told.granted, told.used) == (3, 10)
     await log.close()
 
 
 def test_an_unknown_plan_has_the_smallest_limit() -> None:
-    rates = Rates({"free": 10, "pro": 100, "operator": 0}, 30, 100)
-    assert [rates.of_plan(plan) for plan in ("pro", "operator", "gold")] == [100, 0, 10]
+    plans = {"free": Rate(10), "pro": Rate(100), "operator": UNLIMITED, "batch": Rate(100, HOUR)}
+    rates = Rates(slowest(plans), anonymous=Rate(100), plans=plans)
+
+    found = [rates.of(plan, None) for plan in ("pro", "operator", "gold")]
+
+    assert found == [Rate(100), UNLIMITED, Rate(100, HOUR)]
+    assert rates.of("pro", Rate(5, HOUR)) == Rate(5, HOUR)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("1000/h", Rate(1000, 3600.0)),
+        ("100/min", Rate(100, 60.0)),
+        ("30", Rate(30)),
+        ("0", Rate(0)),
+    ],
+)
+def test_rates_are_written_as_people_say_them(text: str, rate: Rate) -> None:
+    assert Rate.read(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "10/day", "10/", "/h", "1e3", "٣/h"])
+def test_what_says_no_rate_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="1000/h"):
+        Rate.read(text)
 
 
 @pytest.mark.parametrize(

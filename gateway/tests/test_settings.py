@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from vlinders_gateway.rates import HOUR, UNLIMITED, Rate, Rates
 from vlinders_gateway.settings import GatewaySettings
 
 README = Path(__file__).parents[1] / "README.md"
@@ -34,6 +35,35 @@ def test_what_is_needed_is_enough() -> None:
     assert settings.max_body_bytes == 10 * 1024 * 1024
 
 
+def test_each_dialect_has_the_rates_of_its_contract() -> None:
+    settings = GatewaySettings.load()
+    vlinders, maas, massrouter, lyss, owl = (
+        settings.rates_of(dialect) for dialect in ("vlinders", "maas", "massrouter", "lyss", "owl")
+    )
+
+    assert [vlinders.of(plan, None) for plan in ("free", "pro", "enterprise", "operator")] == [
+        Rate(10),
+        Rate(100),
+        Rate(1000),
+        UNLIMITED,
+    ]
+    assert (vlinders.writes, vlinders.anonymous) == (Rate(30), Rate(100))
+    assert maas == Rates(Rate(1000), anonymous=Rate(100), calls=Rate(100))
+    assert massrouter == Rates(Rate(1000, HOUR), anonymous=Rate(100, HOUR))
+    assert lyss == owl == Rates(Rate(1000), anonymous=Rate(100))
+
+
+def test_rates_are_configured_for_all_dialects_or_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLINDERS_GATEWAY_RATES", "0, owl=5/h")
+    monkeypatch.setenv("VLINDERS_GATEWAY_ANONYMOUS_RATES", "7")
+
+    settings = GatewaySettings.load()
+
+    assert settings.rates_of("maas").known == UNLIMITED
+    assert settings.rates_of("owl").known == Rate(5, HOUR)
+    assert {settings.rates_of(name).anonymous for name in ("vlinders", "massrouter")} == {Rate(7)}
+
+
 def test_lists_and_tables_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLINDERS_GATEWAY_PLAN_RATES", "free=5, gold=50")
     monkeypatch.setenv("VLINDERS_GATEWAY_TRUSTED_PROXIES", "127.0.0.0/8,::1/128")
@@ -52,6 +82,10 @@ def test_lists_and_tables_are_written_with_commas(monkeypatch: pytest.MonkeyPatc
         ("PLAN_RATES", "free"),
         ("PLAN_RATES", "free=many"),
         ("PLAN_RATES", "free=-1"),
+        ("RATES", "owl=5"),
+        ("RATES", "5,nobody=5"),
+        ("ANONYMOUS_RATES", "5/day"),
+        ("CALL_RATES", ""),
         ("TRUSTED_PROXIES", "somewhere"),
         ("CALLER_KEY", "short"),
         ("CALLER_KEY", "zz" * 32),

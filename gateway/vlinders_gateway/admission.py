@@ -1,22 +1,26 @@
 """Who comes in: rate, credential and policy, in the order that the contracts give them."""
 
 import contextlib
+from collections.abc import Mapping
 
 from google.protobuf.message import Message
 
+from vlinders.api.v1.caller_pb2 import Caller
 from vlinders_gateway.exchange import Exchange, Quota
-from vlinders_gateway.identity import ANONYMOUS, Identities, Principal
-from vlinders_gateway.limits import Limits, Rates, network_of
+from vlinders_gateway.identity import Identities
+from vlinders_gateway.limits import Limits, network_of
 from vlinders_gateway.operations import Operation
-from vlinders_gateway.refusals import RateLimited
+from vlinders_gateway.principals import Principal, anonymous
+from vlinders_gateway.rates import Rate, Rates
+from vlinders_gateway.refusals import IdentityUnavailable, RateLimited
 from vlinders_kit.errors import PermissionDenied, Unauthenticated
 from vlinders_kit.policies import require
 
 
 class Admission:
-    """The door of every operation, hot or not."""
+    """The door of every operation, hot or not. `rates` are by name of the dialect."""
 
-    def __init__(self, identities: Identities, limits: Limits, rates: Rates) -> None:
+    def __init__(self, identities: Identities, limits: Limits, rates: Mapping[str, Rates]) -> None:
         self._identities = identities
         self._limits = limits
         self._rates = rates
@@ -28,22 +32,27 @@ class Admission:
         and `caller`. Raises RateLimited, what `Identities.resolve` raises, and NotPermitted.
         """
         if operation.public:
-            await self._count_address(exchange, writes=operation.writes)
-            return ANONYMOUS
-        return _permitted(await self._identify(exchange), operation)
+            return await self._welcome(exchange, operation)
+        principal = await self._identify(exchange)
+        calls = self._rates[exchange.dialect.name].calls
+        if calls.limit and operation.piped:
+            await self._count(exchange, f"{principal.bucket}:calls", calls)
+        return _permitted(principal, operation)
 
     def at_once(self, exchange: Exchange, operation: Operation) -> Principal | None:
         """As `admit`, where nobody has to be asked; else None, and nothing has been counted."""
-        principal = self._identities.known(exchange.authorization)
-        if principal is None or operation.public:
+        dialect = exchange.dialect.name
+        principal = self._identities.known(exchange.authorization, dialect)
+        rates = self._rates[dialect]
+        if principal is None or operation.public or rates.calls.limit:
             return None
-        limit = self._rates.of_plan(principal.caller.plan)
-        if limit:
-            quota = self._limits.at_once(principal.bucket, limit)
+        rate = rates.of(principal.plan, principal.own_rate)
+        if rate.limit:
+            quota = self._limits.at_once(principal.bucket, rate)
             if quota is None:
                 return None
             exchange.caller = principal.caller
-            _apply(exchange, quota)
+            _apply(exchange, quota, rate)
         exchange.caller = principal.caller
         return _permitted(principal, operation)
 
@@ -52,37 +61,58 @@ class Admission:
         with contextlib.suppress(Unauthenticated, PermissionDenied):  # counted under its address
             await self._identify(exchange)
 
-    def heed(self, operation: Operation, request: Message) -> None:
-        """Takes note that `operation` has succeeded: it may have ended somebody's admission."""
-        self._identities.heed(operation.name, request)
+    def heed(self, operation: Operation, request: Message, answer: Message, by: Caller) -> None:
+        """Takes note that `operation` has succeeded: it may have changed somebody's admission."""
+        self._identities.heed(operation.name, request, answer, by)
+
+    async def _welcome(self, exchange: Exchange, operation: Operation) -> Principal:
+        """Whoever asks for what is public: somebody known is counted under his own name.
+
+        What he writes is counted under his address all the same, so that nobody who has accounts
+        can try passwords, or make more accounts, by as many.
+        """
+        if operation.writes:
+            await self._count_address(exchange, writes=True)
+            return anonymous(exchange.dialect.name)
+        try:
+            return await self._identify(exchange)
+        except (Unauthenticated, PermissionDenied):  # counted under its address
+            pass
+        except IdentityUnavailable:
+            await self._count_address(exchange)
+        return anonymous(exchange.dialect.name)
 
     async def _identify(self, exchange: Exchange) -> Principal:
-        principal = self._identities.known(exchange.authorization)
+        dialect = exchange.dialect.name
+        principal = self._identities.known(exchange.authorization, dialect)
         if principal is None:
             principal = await self._meet(exchange)
         exchange.caller = principal.caller
-        limit = self._rates.of_plan(principal.caller.plan)
-        if limit:
-            quota = self._limits.at_once(principal.bucket, limit)
-            _apply(exchange, quota or await self._limits.take(principal.bucket, limit))
+        rate = self._rates[dialect].of(principal.plan, principal.own_rate)
+        await self._count(exchange, principal.bucket, rate)
         return principal
 
     async def _meet(self, exchange: Exchange) -> Principal:
         """A principal that is not known yet; who guesses credentials is soon not asked about."""
         guess = self._identities.is_guess(exchange.authorization)
         if guess and self._limits.closed(_stranger(exchange)):
-            await self._count_address(exchange, writes=False)
+            await self._count_address(exchange)
         try:
-            return await self._identities.resolve(exchange.authorization)
+            return await self._identities.resolve(exchange.authorization, exchange.dialect.name)
         except (Unauthenticated, PermissionDenied):
-            await self._count_address(exchange, writes=False)
+            await self._count_address(exchange)
             raise
 
-    async def _count_address(self, exchange: Exchange, *, writes: bool) -> None:
-        limit = self._rates.public if writes else self._rates.strangers
-        name = f"public:{network_of(exchange.address)}" if writes else _stranger(exchange)
-        if limit:
-            _apply(exchange, await self._limits.take(name, limit))
+    async def _count_address(self, exchange: Exchange, *, writes: bool = False) -> None:
+        rates = self._rates[exchange.dialect.name]
+        name, rate = _stranger(exchange), rates.anonymous
+        if writes and rates.writes is not None:
+            name, rate = f"{name}:writes", rates.writes
+        await self._count(exchange, name, rate)
+
+    async def _count(self, exchange: Exchange, name: str, rate: Rate) -> None:
+        if rate.limit:
+            _apply(exchange, await self._limits.take(name, rate), rate)
 
 
 def _permitted(principal: Principal, operation: Operation) -> Principal:
@@ -94,10 +124,11 @@ def _permitted(principal: Principal, operation: Operation) -> Principal:
 
 
 def _stranger(exchange: Exchange) -> str:
-    return f"stranger:{network_of(exchange.address)}"
+    return f"{exchange.dialect.name}:{network_of(exchange.address)}"
 
 
-def _apply(exchange: Exchange, quota: Quota) -> None:
+def _apply(exchange: Exchange, quota: Quota, rate: Rate) -> None:
     exchange.quota = quota
     if quota.wait:
-        raise RateLimited(limit=quota.limit, wait_seconds=quota.wait)
+        window = int(rate.window)
+        raise RateLimited(limit=rate.limit, window_seconds=window, wait_seconds=quota.wait)

@@ -17,8 +17,8 @@ import grpc
 from vlinders_gateway import bodies
 from vlinders_gateway.dialects import Dialect
 from vlinders_gateway.exchange import JSON, Exchange, Header, Scope
-from vlinders_gateway.identity import Principal
 from vlinders_gateway.operations import Operation
+from vlinders_gateway.principals import Principal
 from vlinders_gateway.refusals import BodyTooLarge, InternalFault, Overloaded, RequestTimeout
 from vlinders_kit import logs
 from vlinders_kit.errors import AppError, Failure

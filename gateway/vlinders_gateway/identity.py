@@ -1,4 +1,4 @@
-"""Credential → caller: asked of auth once, believed for a minute, forgotten when auth says so."""
+"""Credential → caller: asked of auth once, believed for a while, forgotten when auth says so."""
 
 import asyncio
 import hashlib
@@ -10,25 +10,29 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-from google.protobuf.message import Message
 
 from vlinders.api.v1.caller_pb2 import Caller
-from vlinders.auth.v1 import events_pb2 as events
 from vlinders.auth.v1.identity_pb2 import (
     IntrospectRequest,
     IntrospectResponse,
     ReportKeyUseRequest,
 )
 from vlinders.auth.v1.identity_pb2_grpc import IdentityServiceStub
-from vlinders_gateway import tokens
-from vlinders_gateway.refusals import AccountDisabled, IdentityUnavailable, InvalidCredential
-from vlinders_gateway.tokens import Tokens
+from vlinders_gateway import tokens, voiding
+from vlinders_gateway.principals import Principal
+from vlinders_gateway.refusals import (
+    AccountDisabled,
+    ApiKeyExpired,
+    IdentityUnavailable,
+    InvalidCredential,
+)
+from vlinders_gateway.tokens import Claims, Tokens
 from vlinders_kit import api_keys, logs
 from vlinders_kit.clock import Clock, SystemClock
 from vlinders_kit.errors import AppError, failure_of
 from vlinders_kit.policies import CredentialRequired
 
-LIFETIME = 60.0
+LIFETIME = 30.0
 """Seconds that an answer of auth is believed at most: how long a revocation may go unnoticed while
 the bus is down, and how long known credentials work while auth is."""
 
@@ -43,63 +47,39 @@ _TRIES = 3
 _REPORT_SECONDS = 3.0
 _REPORT_MOST = 10_000
 
-TOPICS = ("vlinders.auth",)
-
-VOIDS: Mapping[str, tuple[type[Message], str]] = {
-    kind.DESCRIPTOR.full_name: (kind, name)
-    for kind, name in (
-        (events.ApiKeyRevoked, "api_key_id"),
-        (events.AccountDisabled, "account_id"),
-        (events.RolesChanged, "account_id"),
-        (events.SessionRevoked, "session_id"),
-        (events.TenantPlanChanged, "tenant_id"),
-    )
+_REASONS: Mapping[str, type[AppError]] = {
+    "CREDENTIAL_NOT_FOUND": InvalidCredential,
+    "API_KEY_EXPIRED": ApiKeyExpired,
+    "ACCOUNT_DISABLED": AccountDisabled,
 }
-"""Events that make what is known void, and the field that says of whom."""
-
-VOIDED_BY: Mapping[str, str] = {"RevokeApiKey": "api_key_id"}
-"""Operations that void a credential, and the field that says which: whoever is told that his key is
-revoked finds it so with his next request, before the event has come."""
+"""Why auth refuses a credential, as it says and as clients are told."""
 
 _KEY_PREFIXES = tuple(form.prefix.encode() for form in api_keys.FORMS)
 
 log = logs.get(__name__)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Principal:
-    """A caller as the edge keeps it, for as long as it is believed."""
-
-    caller: Caller
-    wire: bytes
-    """The caller serialized, as PipeOpen carries it: without request id and client address."""
-
-    bucket: str
-    """What its requests are counted under: the API key, or the account with all its sessions."""
-
-    permitted: set[str] = field(default_factory=set)
-    """Names of operations that its policy was found to permit."""
-
-    @staticmethod
-    def of(caller: Caller) -> "Principal":
-        return Principal(caller, caller.SerializeToString(), caller.api_key_id or caller.account_id)
-
-
-ANONYMOUS = Principal.of(Caller(kind=Caller.KIND_ANONYMOUS))
-
-
 @dataclass(frozen=True, slots=True)
 class _Held:
-    principal: Principal
+    """What auth has said of a credential."""
+
+    caller: Caller
     until: float
     ids: tuple[str, ...]
+    principals: dict[str, Principal] = field(default_factory=dict)
+
+    def principal(self, dialect: str) -> Principal:
+        found = self.principals.get(dialect)
+        if found is None:
+            found = self.principals[dialect] = Principal.of(self.caller, dialect)
+        return found
 
 
 @dataclass(eq=False)
 class _Flight:
     """A question to auth that is under way."""
 
-    task: asyncio.Task[Principal] | None = None
+    task: asyncio.Task[_Held] | None = None
     voided: set[str] = field(default_factory=set)
     """Ids whose voiding was told meanwhile: the answer may be of before."""
 
@@ -120,13 +100,13 @@ class Identities:
         self._clock = clock or SystemClock()
         self._lifetime = lifetime
         self._held: OrderedDict[bytes, _Held] = OrderedDict()
-        self._refused: OrderedDict[bytes, tuple[AppError, float]] = OrderedDict()
+        self._refused: OrderedDict[bytes, tuple[type[AppError], float]] = OrderedDict()
         self._by_id: defaultdict[str, set[bytes]] = defaultdict(set)
         self._flights: dict[bytes, _Flight] = {}
         self._uses: dict[str, float] = {}
 
-    def known(self, authorization: bytes | None) -> Principal | None:
-        """The principal, where nobody has to be asked: a hash and a lookup. Else None."""
+    def known(self, authorization: bytes | None, dialect: str) -> Principal | None:
+        """The principal, where nobody has to be asked: a hash and two lookups. Else None."""
         if authorization is None:
             return None
         digest = _digest(authorization[7:])
@@ -136,7 +116,7 @@ class Identities:
         if held.until <= self._clock.monotonic():
             return None
         self._held.move_to_end(digest)
-        return self._used(held.principal)
+        return self._used(held.principals.get(dialect) or held.principal(dialect))
 
     def is_guess(self, authorization: bytes | None) -> bool:
         """Whether auth would be asked about a key that it has never called valid.
@@ -148,13 +128,14 @@ class Identities:
         token = authorization[7:]
         return not tokens.looks_like_one(token) and _digest(token) not in self._held
 
-    async def resolve(self, authorization: bytes | None) -> Principal:
-        """The principal of a credential.
+    async def resolve(self, authorization: bytes | None, dialect: str) -> Principal:
+        """The principal of a credential, in the dialect in which it is shown.
 
         Raises CredentialRequired without one, InvalidCredential for what is none or is void,
-        AccountDisabled, and IdentityUnavailable when auth has to be asked and does not answer.
+        TokenExpired, ApiKeyExpired, AccountDisabled, and IdentityUnavailable when auth has to be
+        asked and does not answer.
         """
-        found = self.known(authorization)
+        found = self.known(authorization, dialect)
         if found is not None:
             return found
         token = _token(authorization)
@@ -162,30 +143,36 @@ class Identities:
         refused = self._refused.get(digest)
         if refused is not None and refused[1] > self._clock.monotonic():
             raise refused[0]
+        is_key = token.startswith(_KEY_PREFIXES)
+        claims = None if is_key else await self._tokens.verify(token)
         flight = self._flights.get(digest)
         if flight is None:
             flight = self._flights[digest] = _Flight()
-            flight.task = asyncio.create_task(self._fly(digest, token, flight))
+            flight.task = asyncio.create_task(self._fly(digest, claims, flight))
             flight.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         assert flight.task is not None
-        return self._used(await asyncio.shield(flight.task))
+        return self._used((await asyncio.shield(flight.task)).principal(dialect))
 
     def hear(self, kind: str, body: bytes) -> None:
-        """Takes an event of auth's topic; forgets at once what it makes void."""
-        if kind not in VOIDS:
+        """Takes an event of auth's topic; forgets at once what is no longer so."""
+        if kind not in voiding.BY_EVENT:
             return
-        event, name = VOIDS[kind]
-        self._void(getattr(event.FromString(body), name))
+        event, name = voiding.BY_EVENT[kind]
+        self._void(getattr(event.FromString(body), name), pardons=kind in voiding.PARDONS)
 
-    def heed(self, operation: str, request: Any) -> None:
-        """Takes note that `operation` has succeeded; forgets at once what it makes void."""
-        if operation in VOIDED_BY:
-            self._void(getattr(request, VOIDED_BY[operation]))
+    def heed(self, operation: str, request: Any, answer: Any, caller: Caller) -> None:
+        """Takes note that `operation` has succeeded; forgets at once what is no longer so."""
+        if operation not in voiding.BY_OPERATION:
+            return
+        place, name = voiding.BY_OPERATION[operation]
+        told = {"request": request, "answer": answer, "caller": caller}[place]
+        self._void(getattr(told, name), pardons=operation in voiding.PARDONS)
 
     def forget(self) -> None:
         """Forgets everybody: nobody can tell which events were missed."""
         self._held.clear()
         self._by_id.clear()
+        self._refused.clear()
 
     async def run(self) -> None:
         """Reports which keys were used, for as long as it runs."""
@@ -209,47 +196,42 @@ class Identities:
                 self._uses = dict([*part, *rest]) | self._uses
                 return
 
-    async def _fly(self, digest: bytes, token: bytes, flight: _Flight) -> Principal:
+    async def _fly(self, digest: bytes, claims: Claims | None, flight: _Flight) -> _Held:
         try:
             for _ in range(_TRIES):
                 flight.voided.clear()
-                asked_at = self._clock.monotonic()
-                answer, until = await self._ask(token, asked_at)
-                caller = answer.caller
-                ids = (caller.api_key_id, caller.session_id, caller.account_id, caller.tenant_id)
-                principal = Principal.of(caller)
-                if flight.voided.isdisjoint(ids):
-                    self._keep(digest, _Held(principal, until, tuple(filter(None, ids))))
-                    return principal
-            return principal  # true when it was asked for, and not kept
-        except (InvalidCredential, AccountDisabled) as error:
+                held = await self._ask(digest, claims)
+                if flight.voided.isdisjoint(held.ids):
+                    self._keep(digest, held)
+                    break
+            return held  # true when it was asked for, and not always kept
+        except (InvalidCredential, ApiKeyExpired, AccountDisabled) as error:
             self._drop(digest)
-            self._refused[digest] = error, self._clock.monotonic() + _REFUSED_LIFETIME
-            if len(self._refused) > _MOST_REFUSED:
-                self._refused.popitem(last=False)
+            if not flight.voided:
+                self._refuse(digest, type(error))
             raise
         finally:
             del self._flights[digest]
 
-    async def _ask(self, token: bytes, asked_at: float) -> tuple[IntrospectResponse, float]:
-        """Auth's answer, and until when on the monotonic clock it is believed."""
+    async def _ask(self, digest: bytes, claims: Claims | None) -> _Held:
+        """What auth says of an API key, or of the session of a token that says `claims`."""
+        asked_at = self._clock.monotonic()
         until = asked_at + self._lifetime
         now = self._clock.now().timestamp()
-        if token.startswith(_KEY_PREFIXES):
-            claims = None
-            request = IntrospectRequest(api_key_sha256=_digest(token))
+        if claims is None:
+            answer = await self._introspect(IntrospectRequest(api_key_sha256=digest))
         else:
-            claims = await self._tokens.verify(token)
+            answer = await self._introspect(IntrospectRequest(session_id=claims.session_id))
             until = min(until, asked_at + claims.expires_at + tokens.LEEWAY - now)
-            request = IntrospectRequest(session_id=claims.session_id)
-        answer = await self._introspect(request)
-        if claims is not None and answer.caller.account_id != claims.account_id:
-            raise InvalidCredential
+            if answer.caller.account_id != claims.account_id:
+                raise InvalidCredential
         if answer.HasField("expires_at"):
             until = min(until, asked_at + answer.expires_at.ToMilliseconds() / 1000 - now)
         if answer.HasField("cache_for"):
             until = min(until, asked_at + answer.cache_for.ToTimedelta().total_seconds())
-        return answer, until
+        caller = answer.caller
+        ids = (caller.api_key_id, caller.session_id, caller.account_id, caller.tenant_id)
+        return _Held(caller, until, tuple(filter(None, ids)))
 
     async def _introspect(
         self, request: IntrospectRequest, *, again: bool = True
@@ -262,19 +244,27 @@ class Identities:
                 await asyncio.sleep(random.uniform(*_AGAIN_SECONDS))
                 return await self._introspect(request, again=False)
             reason = failure_of(error).reason
-            if reason == "CREDENTIAL_NOT_FOUND":
-                raise InvalidCredential from None
-            if reason == "ACCOUNT_DISABLED":
-                raise AccountDisabled from None
+            if reason in _REASONS:
+                raise _REASONS[reason] from None
             log.warning("introspection_failed", code=error.code().name, reason=reason)
             raise IdentityUnavailable from None
         return answer
 
-    def _void(self, id: str) -> None:
+    def _refuse(self, digest: bytes, error: type[AppError]) -> None:
+        """Remembers what auth has said, for a while."""
+        self._refused[digest] = error, self._clock.monotonic() + _REFUSED_LIFETIME
+        if len(self._refused) > _MOST_REFUSED:
+            self._refused.popitem(last=False)
+
+    def _void(self, id: str, *, pardons: bool) -> None:
         for flight in self._flights.values():
             flight.voided.add(id)
         for digest in list(self._by_id.get(id, ())):
             self._drop(digest)
+        if pardons:  # auth did not say whose these are; there are few, and they are asked again
+            for digest, (error, _) in list(self._refused.items()):
+                if error is AccountDisabled:
+                    del self._refused[digest]
 
     def _keep(self, digest: bytes, held: _Held) -> None:
         self._drop(digest)
@@ -293,8 +283,8 @@ class Identities:
                 del self._by_id[id]
 
     def _used(self, principal: Principal) -> Principal:
-        if principal.caller.api_key_id:
-            self._uses[principal.caller.api_key_id] = time.time()
+        if principal.api_key_id:
+            self._uses[principal.api_key_id] = time.time()
         return principal
 
 

@@ -1,10 +1,10 @@
-"""Rates: how many requests a principal may make in any sixty seconds, over all gateways together.
+"""Limits: who may make how many requests in any length of time, over all gateways together.
 
 Each gateway takes slices from the log that all of them share (`shared_log`). A slice is as large as
-the gateway's own recent use, at most 1 % of the limit for all gateways together, and what is not
-spent in a quarter of a second is given back; so a request that is admitted later than it was
-taken moves the window by no more than that 1 %. Small limits are thereby asked for request by
-request; those that wait at the same time are asked for together.
+the gateway's own recent use, and what is not spent in a quarter of a second is given back. What is
+out in slices, and what the log writes down as earlier than it was, is never more than 1 % of the
+limit: by so much, at most, are there too many in a window. Small limits are thereby asked for
+request by request; those that wait at the same time are asked for together.
 
 Without Redis each gateway keeps its share of the limit by itself, and nobody's request fails.
 """
@@ -15,17 +15,16 @@ import ipaddress
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
 
 from vlinders_gateway.exchange import Quota
-from vlinders_gateway.shared_log import Ask, SharedLog, SharedLogAway, Told
+from vlinders_gateway.rates import Rate
+from vlinders_gateway.shared_log import Ask, SharedLog, SharedLogAway, Told, grain_of
 from vlinders_kit import logs
 from vlinders_kit.clock import Clock, SystemClock
 from vlinders_kit.ids import new_id
 
-WINDOW = 60.0
 SLICE_SECONDS = 0.25
 """How long a slice may be spent."""
 
@@ -36,29 +35,74 @@ _GOOD_BEATS = 3
 _MOST_BUCKETS = 50_000
 """Buckets that a gateway remembers; the least recently used are forgotten, Redis knows them."""
 
+_MOST_TIMES = 200
+"""Moments that are remembered of a bucket, and one for each request under smaller limits."""
+
 log = logs.get(__name__)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Bucket:
     """What this gateway knows of one principal's limit."""
 
     name: str
-    limit: int
+    rate: Rate
+    grain: int
+    """Requests that one moment in `admitted` stands for."""
+
+    remaining: int
     admitted: deque[float] = field(default_factory=deque)
-    """When this gateway let requests pass, for the time that Redis is away."""
+    """When this gateway let requests pass, for the time that Redis is away: the first of each
+    `grain` of them."""
+
+    begun: int = 0
+    """Requests that the last moment stands for until now; 0: it has all of its grain."""
 
     left: int = 0
     """Unspent of the slice."""
 
-    entry: str = ""
+    taken_at: int = 0
+    """When the slice was, by the log."""
+
     expires: float = 0.0
-    remaining: int = 0
     reset: int = 0
     closed_until: float = 0.0
     """Until then Redis would only say no again."""
 
     waiting: list[asyncio.Future[Quota]] = field(default_factory=list)
+
+    def forget(self, until: float) -> None:
+        """Forgets what was admitted up to then."""
+        admitted = self.admitted
+        while admitted and admitted[0] <= until:
+            admitted.popleft()
+        if not admitted:
+            self.begun = 0
+
+    def note(self, now: float) -> None:
+        """A request has passed."""
+        if not self.begun:
+            self.admitted.append(now)
+        self.begun = (self.begun + 1) % self.grain
+
+    def passed(self) -> int:
+        """How many requests have passed that are not forgotten."""
+        return len(self.admitted) * self.grain - self._room
+
+    def passed_since(self, since: float) -> int:
+        """How many of them have since then."""
+        moments = sum(1 for _ in takewhile(lambda at: at > since, reversed(self.admitted)))
+        return max(0, moments * self.grain - self._room)
+
+    def frees(self, share: int) -> float:
+        """When it will be fewer than `share`, of which at least so many have passed."""
+        moments = -(-(share + self._room) // self.grain)
+        return self.admitted[-moments] + self.rate.window
+
+    @property
+    def _room(self) -> int:
+        """Requests that the last moment may stand for yet."""
+        return -self.begun % self.grain
 
 
 class Limits:
@@ -81,10 +125,10 @@ class Limits:
         """Redis does not answer: limits are kept by shares."""
         return self._away
 
-    def at_once(self, name: str, limit: int) -> Quota | None:
+    def at_once(self, name: str, rate: Rate) -> Quota | None:
         """The verdict on one request of the bucket, where it needs nobody else; else None."""
-        bucket = self._bucket(name, limit)
         now = self._clock.monotonic()
+        bucket = self._bucket(name, rate, now)
         if self._away:
             return self._by_share(bucket, now)
         if bucket.closed_until > now:
@@ -93,12 +137,12 @@ class Limits:
             return self._spend(bucket, now)
         return None
 
-    async def take(self, name: str, limit: int) -> Quota:
-        """The verdict on one request of the bucket `name`, whose limit per minute is `limit`."""
-        verdict = self.at_once(name, limit)
+    async def take(self, name: str, rate: Rate) -> Quota:
+        """The verdict on one request of the bucket `name`, whose limit is `rate`."""
+        verdict = self.at_once(name, rate)
         if verdict is not None:
             return verdict
-        bucket = self._bucket(name, limit)
+        bucket = self._buckets[name]
         waiter: asyncio.Future[Quota] = asyncio.get_running_loop().create_future()
         bucket.waiting.append(waiter)
         self._asked[bucket] = None
@@ -152,22 +196,20 @@ class Limits:
 
     def _ask_for(self, bucket: _Bucket, waiting: int, now: float) -> Ask:
         """An ask for those who wait and a little ahead of need; it gives back the old slice."""
-        ahead = 0
-        most = bucket.limit // (100 * self._gateways)
-        if waiting and most > 1 and bucket.remaining > bucket.limit // 10:
-            lately = takewhile(lambda at: at > now - SLICE_SECONDS, reversed(bucket.admitted))
-            ahead = min(most, sum(1 for _ in lately))
+        ahead, limit = 0, bucket.rate.limit
+        most = (limit // 100 - (grain_of(limit) - 1)) // self._gateways
+        if waiting and most > 1 and bucket.remaining > limit // 10:
+            ahead = min(most, bucket.passed_since(now - SLICE_SECONDS))
         unspent, bucket.left = bucket.left, 0
         self._slices.pop(bucket, None)
-        want = waiting + ahead
-        return Ask(bucket.name, bucket.limit, want, new_id("s"), bucket.entry, unspent)
+        return Ask(bucket.name, bucket.rate, waiting + ahead, bucket.taken_at, unspent)
 
     def _share_out(self, bucket: _Bucket, waiting: list[asyncio.Future[Quota]], told: Told) -> None:
         now = self._clock.monotonic()
-        bucket.entry = told.entry
+        bucket.taken_at = told.entered
         bucket.left = told.granted
         bucket.expires = now + SLICE_SECONDS
-        bucket.remaining = max(0, bucket.limit - told.used) + told.granted
+        bucket.remaining = max(0, bucket.rate.limit - told.used) + told.granted
         bucket.reset = math.ceil(told.full)
         for waiter in waiting:
             if waiter.done():
@@ -214,56 +256,36 @@ class Limits:
 
     def _by_share(self, bucket: _Bucket, now: float) -> Quota:
         """The verdict by this gateway's own part of the limit."""
-        share = -(-bucket.limit // self._gateways)
-        if len(bucket.admitted) >= share:
-            bucket.closed_until = bucket.admitted[-share] + WINDOW
+        limit, window = bucket.rate
+        share = -(-limit // self._gateways)
+        if bucket.passed() >= share:
+            bucket.closed_until = bucket.frees(share)
             return self._closed(bucket, now)
-        bucket.admitted.append(now)
-        reset = math.ceil(time.time() + WINDOW)
-        return Quota(bucket.limit, share - len(bucket.admitted), reset)
+        bucket.note(now)
+        return Quota(limit, share - bucket.passed(), math.ceil(time.time() + window))
 
     def _spend(self, bucket: _Bucket, now: float) -> Quota:
         bucket.left -= 1
         bucket.remaining -= 1
-        bucket.admitted.append(now)
-        return Quota(bucket.limit, bucket.remaining, bucket.reset)
+        bucket.note(now)
+        return Quota(bucket.rate.limit, bucket.remaining, bucket.reset)
 
     def _closed(self, bucket: _Bucket, now: float) -> Quota:
         wait = max(1, math.ceil(bucket.closed_until - now))
         reset = max(bucket.reset, math.ceil(time.time()) + wait)
-        return Quota(bucket.limit, 0, reset, wait)
+        return Quota(bucket.rate.limit, 0, reset, wait)
 
-    def _bucket(self, name: str, limit: int) -> _Bucket:
+    def _bucket(self, name: str, rate: Rate, now: float) -> _Bucket:
         bucket = self._buckets.get(name)
-        if bucket is None:
-            bucket = self._buckets[name] = _Bucket(name, limit, remaining=limit)
+        if bucket is None or (bucket.rate is not rate and bucket.rate != rate):
+            # A new one too where another plan holds since: Redis knows what was taken.
+            grain = max(1, rate.limit // _MOST_TIMES)
+            bucket = self._buckets[name] = _Bucket(name, rate, grain, remaining=rate.limit)
             if len(self._buckets) > _MOST_BUCKETS:
                 self._buckets.popitem(last=False)
-        else:
-            self._buckets.move_to_end(name)
-        if bucket.limit != limit:  # another plan since
-            bucket.limit, bucket.closed_until = limit, 0.0
-        old = self._clock.monotonic() - WINDOW
-        while bucket.admitted and bucket.admitted[0] <= old:
-            bucket.admitted.popleft()
+        self._buckets.move_to_end(name)
+        bucket.forget(now - rate.window)
         return bucket
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Who may ask how often in a minute. 0: as often as they like."""
-
-    plans: Mapping[str, int]
-    public: int
-    """Writes that need no credential, as register and login, of one client address."""
-
-    strangers: int
-    """Everything else that comes without a valid credential, of one client address."""
-
-    def of_plan(self, plan: str) -> int:
-        """The plan's; for one that is not known here, the smallest that there is."""
-        found = self.plans.get(plan)
-        return found if found is not None else min(filter(None, self.plans.values()), default=0)
 
 
 def network_of(address: str) -> str:

@@ -5,12 +5,13 @@ import signal
 from contextlib import AsyncExitStack
 
 from vlinders.inference.v1 import generations_pb2
-from vlinders_gateway import documents, routes, streams
+from vlinders_gateway import documents, routes, streams, voiding
 from vlinders_gateway.admission import Admission
 from vlinders_gateway.bodies import Limits as BodyLimits
+from vlinders_gateway.dialects import DIALECTS
 from vlinders_gateway.edge import Edge, Rules
-from vlinders_gateway.identity import TOPICS, Identities
-from vlinders_gateway.limits import Limits, Rates
+from vlinders_gateway.identity import Identities
+from vlinders_gateway.limits import Limits
 from vlinders_gateway.open_connections import OpenConnections, most_of
 from vlinders_gateway.server import PublicServer, listen
 from vlinders_gateway.settings import GatewaySettings
@@ -100,7 +101,7 @@ class Gateway:
 
     def _edge(self, me: Identity) -> Edge:
         settings = self._settings
-        rates = Rates(settings.plan_rates, settings.public_rate, settings.stranger_rate)
+        rates = {dialect.name: settings.rates_of(dialect.name) for dialect in DIALECTS}
         admission = Admission(self._identities, self._limits, rates)
         deadline = settings.call_deadline.total_seconds()
         app = routes.assemble(admission, self._channels, me, deadline=deadline)
@@ -136,7 +137,7 @@ class Gateway:
 
         async with asyncio.TaskGroup() as group:
             group.create_task(forget())
-            group.create_task(bus.broadcast(TOPICS, self._identities.hear, started=started))
+            group.create_task(bus.broadcast(voiding.TOPICS, self._identities.hear, started=started))
 
 
 async def main(settings: GatewaySettings) -> None:

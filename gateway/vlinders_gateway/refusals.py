@@ -35,9 +35,10 @@ class IdentityUnavailable(Unavailable):
 
 
 class RateLimited(ResourceExhausted):
-    """Too many requests: at most {limit} a minute. Try again in {wait_seconds} s."""
+    """Too many requests: at most {limit} in {window_seconds} s. Try again in {wait_seconds} s."""
 
     limit: int
+    window_seconds: int
     wait_seconds: int
 
     @property

@@ -102,7 +102,6 @@ class Call:
         shown.CopyFrom(caller)
         shown.request_id = exchange.id
         shown.client_address = exchange.address
-        shown.dialect = exchange.dialect.name
         metadata = on_behalf_of(self._identity, shown, self._domain)
         answer: Message = await self._rpc(request, metadata=metadata, timeout=self._deadline)
         return answer
@@ -134,7 +133,7 @@ class Endpoint:
             principal = await self._admission.admit(exchange, self._operation)
             request, page = await self._reader.read(exchange, scope["path_params"])
             answer = await self._call(request, exchange, principal.caller)
-            self._admission.heed(self._operation, request)
+            self._admission.heed(self._operation, request, answer, principal.caller)
             headers = self._headers(answer, exchange)
             body = b"" if self._operation.redirect else await self._told(answer, page, exchange)
         except Exception as error:  # `behind` raises it again, outside of the framework

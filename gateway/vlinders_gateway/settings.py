@@ -1,5 +1,6 @@
 """Settings of the gateway. Each is a `VLINDERS_GATEWAY_…` variable of the environment."""
 
+from collections.abc import Iterable
 from datetime import timedelta
 from ipaddress import ip_network
 from typing import Annotated, ClassVar
@@ -8,6 +9,7 @@ from pydantic import Field, NonNegativeInt, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 from vlinders_gateway.dialects import DIALECTS
+from vlinders_gateway.rates import HOUR, Rate, Rates, slowest
 from vlinders_kit.settings import PartSettings
 
 Words = Annotated[tuple[str, ...], NoDecode]
@@ -18,6 +20,15 @@ Numbers = Annotated[dict[str, NonNegativeInt], NoDecode]
 
 Names = Annotated[dict[str, str], NoDecode]
 """`name=name`, comma-separated."""
+
+RatesByName = Annotated[dict[str, Rate], NoDecode]
+"""`rate,name=rate`, comma-separated; the one without a name is for all that are not named."""
+
+PLANNED = "vlinders"
+"""The dialect whose clients' plans say how often they may ask."""
+
+OTHERS = ""
+"""Stands for the names that are not there."""
 
 
 class GatewaySettings(PartSettings):
@@ -60,13 +71,19 @@ class GatewaySettings(PartSettings):
     """`aud` of the access tokens that are let in."""
 
     plan_rates: Numbers = Field(default={"free": 10, "pro": 100, "enterprise": 1000, "operator": 0})
-    """Requests a minute of one account or API key, by its tenant's plan; 0 is no limit."""
+    """Vlinders: requests a minute of an account or API key, by its tenant's plan; 0 is no limit."""
 
     public_rate: int = Field(30, ge=0)
-    """Register, login and refresh calls a minute of one client address; 0 is no limit."""
+    """Vlinders: register, login and refresh calls a minute of a client address; 0 is no limit."""
 
-    stranger_rate: int = Field(100, ge=0)
-    """Other requests a minute of one client address without a valid credential; 0 is no limit."""
+    rates: RatesByName = Field(default={OTHERS: Rate(1000), "massrouter": Rate(1000, HOUR)})
+    """Requests of an account or API key, by dialect, as `1000/min,owl=500/h`; 0: no limit."""
+
+    anonymous_rates: RatesByName = Field(default={OTHERS: Rate(100), "massrouter": Rate(100, HOUR)})
+    """Other requests of a client address without a valid credential, by dialect; 0: no limit."""
+
+    call_rates: RatesByName = Field(default={OTHERS: Rate(0), "maas": Rate(100)})
+    """Calls of models of an account or API key, counted in addition, by dialect; 0: no limit."""
 
     gateways: int = Field(1, ge=1)
     """How many gateways there are, until Redis tells."""
@@ -137,10 +154,20 @@ class GatewaySettings(PartSettings):
     @field_validator("hosts")
     @classmethod
     def _dialects(cls, value: dict[str, str]) -> dict[str, str]:
-        unknown = set(value.values()) - {dialect.name for dialect in DIALECTS}
-        if unknown:
-            raise ValueError(f"there is no dialect {', '.join(sorted(unknown))}")
+        _require_known(value.values())
         return value
+
+    @field_validator("rates", "anonymous_rates", "call_rates", mode="before")
+    @classmethod
+    def _rates(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        rows = [row.strip().rpartition("=") for row in value.split(",")]
+        found = {name.strip(): Rate.read(rate.strip()) for name, _, rate in rows}
+        if OTHERS not in found:
+            raise ValueError("needs a rate for all that are not named, as 100/min")
+        _require_known(found.keys() - {OTHERS})
+        return found
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -148,3 +175,22 @@ class GatewaySettings(PartSettings):
         for network in value:
             ip_network(network)
         return value
+
+    def rates_of(self, dialect: str) -> Rates:
+        """How often the clients of a dialect may ask."""
+        known, anonymous, calls = (
+            rates.get(dialect, rates[OTHERS])
+            for rates in (self.rates, self.anonymous_rates, self.call_rates)
+        )
+        if dialect != PLANNED:
+            return Rates(known, anonymous=anonymous, calls=calls)
+        plans = {plan: Rate(limit) for plan, limit in self.plan_rates.items()}
+        return Rates(
+            slowest(plans), anonymous, plans=plans, writes=Rate(self.public_rate), calls=calls
+        )
+
+
+def _require_known(dialects: Iterable[str]) -> None:
+    unknown = set(dialects) - {dialect.name for dialect in DIALECTS}
+    if unknown:
+        raise ValueError(f"there is no dialect {', '.join(sorted(unknown))}")

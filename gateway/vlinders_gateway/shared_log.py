@@ -1,9 +1,13 @@
 """What was taken from every limit, in Redis, where all gateways write it down.
 
-The log of a bucket is a list of entries `ms n id`, oldest first: at that time of Redis's clock, n
-were taken. What is older than the window is dropped, the rest may not exceed the limit. So the
-window slides exactly, in every 60 seconds alike; a counter per minute would let twice the limit
-pass around the full minute, and so would GCRA with a burst of the whole limit.
+The log of a bucket is a list of entries `ms n`, oldest first: at that time of Redis's clock, n were
+taken. What is older than the window is dropped, the rest may not exceed the limit. So the window
+slides, in every minute or hour alike; a counter per minute would let twice the limit pass around
+the full minute, and so would GCRA with a burst of the whole limit.
+
+A limit of up to a thousand is exact to the request, and has an entry for each at most. Of a larger
+one, up to a thousandth is put into one entry, at the time of the first: so a log has some two
+thousand entries, or 40 KB, whatever limit and window are, and a window at most a thousandth more.
 """
 
 import asyncio
@@ -16,13 +20,15 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from vlinders_gateway.rates import Rate
+
 PATIENCE = 0.05
 """Seconds that Redis has to answer."""
 
 _TAKE = """
 local log, sum = KEYS[1], KEYS[2]
 local limit, window, want = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local id, entry, unspent = ARGV[4], ARGV[5], tonumber(ARGV[6])
+local grain, slice, unspent = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -30,41 +36,56 @@ local used = tonumber(redis.call('GET', sum))
 if not used then
   used = 0
   for _, row in ipairs(redis.call('LRANGE', log, 0, -1)) do
-    used = used + tonumber(row:match(' (%d+) '))
+    used = used + tonumber(row:match(' (%d+)'))
   end
 end
-if unspent > 0 then
-  local place = redis.call('LPOS', log, entry)
-  if place then
-    local at, n, of = entry:match('(%d+) (%d+) (.+)')
-    redis.call('LSET', log, place, at .. ' ' .. (tonumber(n) - unspent) .. ' ' .. of)
-    used = used - unspent
-  end
+
+local function entry(place)
+  local row = redis.call('LINDEX', log, place)
+  if not row then return end
+  local at, n = row:match('(%d+) (%d+)')
+  return tonumber(at), tonumber(n)
 end
-local head = redis.call('LINDEX', log, 0)
-while head do
-  local at, n = head:match('(%d+) (%d+) ')
-  if tonumber(at) > now - window then break end
+
+local place = -1
+while unspent > 0 do
+  local at, n = entry(place)
+  if not at or at < slice then break end
+  if at == slice then
+    local back = math.min(unspent, n)
+    redis.call('LSET', log, place, string.format('%d %d', at, n - back))
+    used, unspent = used - back, unspent - back
+  end
+  place = place - 1
+end
+
+local oldest, n = entry(0)
+while oldest and oldest <= now - window do
   redis.call('LPOP', log)
-  used = used - tonumber(n)
-  head = redis.call('LINDEX', log, 0)
+  used = used - n
+  oldest, n = entry(0)
 end
-if not head then used = 0 end
+if not oldest then used = 0 end
 
 local granted = math.min(want, math.max(0, limit - used))
+local newest, last = entry(-1)
 if granted > 0 then
-  redis.call('RPUSH', log, now .. ' ' .. granted .. ' ' .. id)
+  if newest and last > 0 and last + granted <= grain then
+    redis.call('LSET', log, -1, string.format('%d %d', newest, last + granted))
+  else
+    redis.call('RPUSH', log, string.format('%d %d', now, granted))
+    newest = now
+  end
   used = used + granted
 end
 redis.call('SET', sum, used, 'PX', window + 1000)
 redis.call('PEXPIRE', log, window + 1000)
-local oldest, newest = redis.call('LINDEX', log, 0), redis.call('LINDEX', log, -1)
 local frees, full = 0, now
-if oldest then
-  frees = tonumber(oldest:match('%d+')) + window - now
-  full = tonumber(newest:match('%d+')) + window
+if newest then
+  frees = (oldest or newest) + window - now
+  full = newest + window
 end
-return {granted, used, now, frees, full}
+return {granted, used, newest or now, frees, full}
 """
 
 _BEAT = """
@@ -89,11 +110,10 @@ class Ask:
     """So many are wanted from a bucket; and of an earlier slice, some were not spent."""
 
     bucket: str
-    limit: int
+    rate: Rate
     want: int
-    slice_id: str
-    unspent_of: str = ""
-    """The entry of that slice, as `Told.entry` said."""
+    taken_at: int = 0
+    """When that slice was, as `Told.entered` said."""
     unspent: int = 0
 
 
@@ -103,8 +123,8 @@ class Told:
     used: int
     """Of the limit, after this."""
 
-    entry: str
-    """What stands in the log for the slice that was granted."""
+    entered: int
+    """When the log has it that what was granted was taken: milliseconds of Redis's clock."""
 
     frees: float
     """Seconds until the oldest of what is used is free again."""
@@ -116,7 +136,7 @@ class Told:
 class SharedLog:
     """The log in the Redis at `url`. Every method raises SharedLogAway within `patience`."""
 
-    def __init__(self, url: str, *, window: float = 60.0, patience: float = PATIENCE) -> None:
+    def __init__(self, url: str, *, patience: float = PATIENCE) -> None:
         self._patience = patience
         self._redis: Redis = Redis.from_url(
             url,
@@ -124,20 +144,20 @@ class SharedLog:
             socket_connect_timeout=None,
             retry=Retry(NoBackoff(), 0),
         )
-        self._window_ms = int(window * 1000)
 
     async def take(self, asks: Sequence[Ask]) -> list[Told]:
         """Answers all `asks`, in their order, in one round trip."""
         pipeline = self._redis.pipeline(transaction=False)
         for ask in asks:
             place = f"vlinders:limit:{{{ask.bucket}}}"
-            arguments = (ask.limit, self._window_ms, ask.want)
-            back = (ask.slice_id, ask.unspent_of, ask.unspent)
+            limit, window = ask.rate
+            arguments = (limit, int(window * 1000), ask.want)
+            back = (grain_of(limit), ask.taken_at, ask.unspent)
             pipeline.eval(_TAKE, 2, place, f"{place}:sum", *arguments, *back)
         rows = await self._patiently(pipeline.execute())
         return [
-            Told(granted, used, f"{now} {granted} {ask.slice_id}", frees / 1000, full / 1000)
-            for ask, (granted, used, now, frees, full) in zip(asks, rows, strict=True)
+            Told(granted, used, entered, frees / 1000, full / 1000)
+            for granted, used, entered, frees, full in rows
         ]
 
     async def beat(self, gateway: str) -> int:
@@ -169,3 +189,8 @@ class SharedLog:
             raise SharedLogAway from error
         finally:
             asking.cancel()
+
+
+def grain_of(limit: int) -> int:
+    """The most that one entry stands for, unless more were taken at one time."""
+    return max(1, limit // 1000)

@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -26,11 +26,13 @@ from vlinders.auth.v1.sessions_pb2 import KeySet
 from vlinders_gateway import documents, routes, tokens
 from vlinders_gateway.admission import Admission
 from vlinders_gateway.bodies import Limits as BodyLimits
+from vlinders_gateway.dialects import DIALECTS
 from vlinders_gateway.edge import Edge, Rules
 from vlinders_gateway.identity import Identities
-from vlinders_gateway.limits import Limits, Rates
+from vlinders_gateway.limits import Limits
 from vlinders_gateway.open_connections import OpenConnections
 from vlinders_gateway.operations import operations
+from vlinders_gateway.rates import UNLIMITED, Rate, Rates, slowest
 from vlinders_gateway.server import PublicServer, listen
 from vlinders_gateway.shared_log import SharedLog
 from vlinders_gateway.tokens import Keys, Tokens
@@ -43,7 +45,10 @@ from vlinders_kit.testing import CALLER_KEY, Served, a_user, an_api_key, served
 
 _IDENTITY = "vlinders.auth.v1.IdentityService"
 
-RATES = Rates({"free": 10, "pro": 100, "enterprise": 1000, "operator": 0}, 30, 100)
+PLANS = {"free": Rate(10), "pro": Rate(100), "enterprise": Rate(1000), "operator": UNLIMITED}
+_BY_PLAN = Rates(slowest(PLANS), anonymous=Rate(100), plans=PLANS, writes=Rate(30))
+RATES = {dialect.name: _BY_PLAN for dialect in DIALECTS}
+NO_RATES = {dialect.name: Rates(UNLIMITED, anonymous=UNLIMITED) for dialect in DIALECTS}
 
 
 class CredentialNotFound(Unauthenticated):
@@ -121,7 +126,7 @@ async def gateway(
     *,
     rules: Rules = Rules(trusted=("127.0.0.0/8",), origins=("http://localhost:*",)),  # noqa: B008
     bodies: BodyLimits | None = None,
-    rates: Rates = RATES,
+    rates: Mapping[str, Rates] = RATES,
     clock: Clock | None = None,
     connections: OpenConnections | None = None,
 ) -> AsyncIterator[Running]:

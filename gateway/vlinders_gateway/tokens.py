@@ -2,18 +2,18 @@
 
 import asyncio
 import base64
+import json
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
-import msgspec
 from joserfc import jws, jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import RSAKey
 
 from vlinders.auth.v1.sessions_pb2 import GetKeySetRequest, KeySet
 from vlinders.auth.v1.sessions_pb2_grpc import SessionServiceStub
-from vlinders_gateway.refusals import IdentityUnavailable, InvalidCredential
+from vlinders_gateway.refusals import IdentityUnavailable, InvalidCredential, TokenExpired
 from vlinders_kit.clock import Clock, SystemClock
 
 ALGORITHM = "RS256"
@@ -24,6 +24,9 @@ LEEWAY = 5
 """Seconds that the clocks of issuer and gateway may differ."""
 
 _LONGEST = 4096
+_LONGEST_LIFETIME = 24 * 3600
+"""Seconds; none of auth's is good for so long."""
+
 _HEADER = frozenset(("alg", "kid", "typ"))
 """All that a header may say. More, as `crit`, `jku`, `jwk` or `zip`, is refused, never followed."""
 
@@ -94,24 +97,41 @@ class Tokens:
             aud={"essential": True, "value": audience},
             sub={"essential": True},
             sid={"essential": True},
-            exp={"essential": True},
+            iat={"essential": True},
         )
 
     async def verify(self, token: bytes) -> Claims:
-        """What `token` says; raises InvalidCredential unless all of it is as auth issues them."""
-        key = await self._keys.get(_kid(token))
+        """What `token` says.
+
+        Raises InvalidCredential unless all of it is as auth issues them, and TokenExpired where it
+        is, but past its time.
+        """
+        try:
+            head, body, _ = (_decoded(part) for part in token.split(b"."))
+            kid = _kid(_members(head))
+            claims = _members(body)
+        except (ValueError, RecursionError):
+            raise InvalidCredential from None
+        key = await self._keys.get(kid)
         if key is None:
             raise InvalidCredential
         try:
-            signed = jws.deserialize_compact(token, key, algorithms=[ALGORITHM])
-            claims = msgspec.json.decode(signed.payload, type=dict[str, Any])
+            jws.deserialize_compact(token, key, algorithms=[ALGORITHM])
+            expires_at = claims.pop("exp", None)
             self._claims.validate(claims)
-            read = Claims(claims["sub"], claims["sid"], float(claims["exp"]))
-        except (JoseError, ValueError, TypeError, RecursionError, msgspec.MsgspecError):
+        except (JoseError, ValueError, TypeError, OverflowError):
             raise InvalidCredential from None
-        if not isinstance(read.session_id, str):
+        if not isinstance(claims["sid"], str):
             raise InvalidCredential
-        return read
+        self._check_expiry(expires_at)  # last: of what has expired, nothing else is wrong
+        return Claims(claims["sub"], claims["sid"], float(expires_at))
+
+    def _check_expiry(self, expires_at: Any) -> None:
+        now = self._clock.now().timestamp()
+        if type(expires_at) is not int or expires_at > now + _LONGEST_LIFETIME:
+            raise InvalidCredential
+        if expires_at + LEEWAY <= now:
+            raise TokenExpired
 
 
 def looks_like_one(token: bytes) -> bool:
@@ -119,17 +139,37 @@ def looks_like_one(token: bytes) -> bool:
     return len(token) <= _LONGEST and token.startswith(b"eyJ") and token.count(b".") == 2
 
 
-def _kid(token: bytes) -> str:
+def _decoded(part: bytes) -> bytes:
+    """What a part of a token stands for; raises ValueError unless it is the one way to spell it."""
+    raw = base64.urlsafe_b64decode(part + b"=" * (-len(part) % 4))
+    if base64.urlsafe_b64encode(raw).rstrip(b"=") != part:
+        raise ValueError
+    return raw
+
+
+def _members(raw: bytes) -> dict[str, Any]:
+    """A JSON object; raises ValueError for what is none, or names a member twice."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError
+        return found
+
+    members = json.loads(raw.decode(), object_pairs_hook=once, parse_constant=int)  # no NaN is one
+    if not isinstance(members, dict):
+        raise ValueError
+    return members
+
+
+def _kid(header: dict[str, Any]) -> str:
     """The key id of a header that says what ours say, and nothing else."""
-    encoded = token.partition(b".")[0]
-    try:
-        raw = base64.urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4))
-        header = msgspec.json.decode(raw, type=dict[str, str])
-    except (ValueError, msgspec.MsgspecError):
-        raise InvalidCredential from None
+    kid = header.get("kid")
     if header.keys() != _HEADER or header["alg"] != ALGORITHM or header["typ"] != TYPE:
-        raise InvalidCredential
-    return header["kid"]
+        raise ValueError
+    if not isinstance(kid, str):
+        raise ValueError
+    return kid
 
 
 def _imported(key: KeySet.Key) -> RSAKey:

@@ -192,7 +192,8 @@ def _variables(folder: Path, providers: list[Mapping[str, Any]], elsewhere: str)
         # Of the plan `pro` every request is counted, and none refused.
         "VLINDERS_GATEWAY_PLAN_RATES": "free=0,pro=600000,operator=0",
         "VLINDERS_GATEWAY_PUBLIC_RATE": "0",
-        "VLINDERS_GATEWAY_STRANGER_RATE": "0",
+        "VLINDERS_GATEWAY_RATES": "0",
+        "VLINDERS_GATEWAY_ANONYMOUS_RATES": "0",
         "VLINDERS_WORKER_SHOW_REQUESTS": "1",
     }
 

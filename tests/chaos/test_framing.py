@@ -22,9 +22,8 @@ from vlinders.api.v1.options_pb2 import ROLE_OPERATOR, PageInfo
 from vlinders_gateway.admission import Admission
 from vlinders_gateway.dialects import CANONICAL
 from vlinders_gateway.hot import HotExchange, Step
-from vlinders_gateway.limits import Rates
 from vlinders_gateway.operations import Operation, named
-from vlinders_gateway.testing import Running, Script, gateway
+from vlinders_gateway.testing import NO_RATES, Running, Script, gateway
 from vlinders_kit.errors import AppError
 from vlinders_kit.policies import require
 from vlinders_kit.testing import a_user, an_api_key
@@ -99,10 +98,10 @@ async def door(valkey: str) -> AsyncIterator[Door]:
         answer = _answer(named(name).response)
         script.answers[name] = answer
     script.answers["RevokeApiKey"] = _answer(named("RevokeApiKey").response)
-    async with gateway(script, valkey, rates=Rates({}, 0, 0)) as running:
+    async with gateway(script, valkey, rates=NO_RATES) as running:
         door = Door(running, callers)
         chat = named("CreateChatCompletion")
-        admission = Admission(running.identities, running.limits, Rates({}, 0, 0))
+        admission = Admission(running.identities, running.limits, NO_RATES)
         running.edge.serve_hot(CANONICAL, chat, chat.place, Noted(chat, admission, door))
         yield door
 

@@ -101,7 +101,8 @@ def _bring_up(folder: Path, traces: Collector) -> Any:
         "VLINDERS_BILLING_SIGNUP_GRANT": str(GRANT // NANOS),
         "VLINDERS_GATEWAY_PLAN_RATES": f"free=0,trial={TRIAL_RATE},operator=0",
         "VLINDERS_GATEWAY_PUBLIC_RATE": "0",
-        "VLINDERS_GATEWAY_STRANGER_RATE": "0",
+        "VLINDERS_GATEWAY_RATES": "0",
+        "VLINDERS_GATEWAY_ANONYMOUS_RATES": "0",
         "VLINDERS_GATEWAY_LOGGED": "1",
         "VLINDERS_WORKER_SHOW_REQUESTS": "1",
     }
