@@ -271,11 +271,13 @@ async def _note(tx: Tx, returns: Sequence[Return]) -> list[Return]:
 
 
 async def _release(tx: Tx, amounts: Iterable[tuple[str, int]]) -> None:
-    """Frees the holds of wallets and wakes whoever waits for their money."""
+    """Frees the holds of wallets and wakes whoever waits for their money.
+
+    He is woken where nothing came back, too: of a lease that was closed, nothing will.
+    """
     freed: defaultdict[str, int] = defaultdict(int)
     for account_id, nanos in amounts:
-        if nanos:
-            freed[account_id] += nanos
-    await ledger.release(tx, freed)
+        freed[account_id] += nanos
+    await ledger.release(tx, {account_id: nanos for account_id, nanos in freed.items() if nanos})
     if freed:
         await recalls.tell_back(tx, map(tenant_of, freed))
