@@ -39,6 +39,7 @@ _ELSEWHERE = text("""
     WHERE account_id = :account AND over_at IS NULL AND holder <> :holder AND NOT closed
         AND id <> ALL(CAST(:busy AS text[]))
 """)
+_HELD_BY = text("SELECT id FROM lease WHERE id = ANY(:ids) AND holder = :holder")
 _RENEW = text("""
     WITH mine AS (
         SELECT id FROM lease
@@ -167,6 +168,11 @@ async def renew(
     values = {"ids": list(lease_ids), "holder": holder, "lifetime": lifetime}
     alive = set(await tx.scalars(_RENEW, values))
     return [id for id in lease_ids if id not in alive]
+
+
+async def held_by(tx: Tx, holder: str, lease_ids: Iterable[str]) -> set[str]:
+    """Those of the leases that are the holder's own: of others' it has nothing to say."""
+    return set(await tx.scalars(_HELD_BY, {"ids": list(set(lease_ids)), "holder": holder}))
 
 
 async def give_back(tx: Tx, holder: str, returns: Sequence[Return]) -> None:
