@@ -105,6 +105,22 @@ async def test_a_target_that_is_being_connected_to_is_in_use() -> None:
         assert await whole(await asking) == b"ok"
 
 
+async def test_a_target_is_silent_where_something_is_to_come_and_nothing_does() -> None:
+    half = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nok"
+    async with talking(Server(OK, half, OK)) as target:
+        await whole(await target.post(HEAD, b""))
+        target.listen()
+        assert not target.silent  # nothing is asked of it
+
+        await target.post(HEAD, b"")
+        assert not target.silent
+        target.listen()
+        assert target.silent
+
+        await whole(await target.post(HEAD, b""))  # on a connection that is new
+        assert not target.silent
+
+
 async def test_a_kept_connection_that_is_closed_as_it_is_used_is_replaced() -> None:
     server = Server(OK, Last(b""), OK)
     async with talking(server) as target:

@@ -87,6 +87,12 @@ class Target:
             else:
                 return response
 
+    @property
+    def silent(self) -> bool:
+        """Whether something is to come, and on no connection anything has come since `listen`."""
+        waits = any(connection.waits for connection in self._open)
+        return waits and not any(connection.silent is False for connection in self._open)
+
     def listen(self) -> None:
         """From now on it is known on which connections something comes."""
         for connection in self._open:
@@ -163,8 +169,8 @@ class _Connection(asyncio.BufferedProtocol):
         self.loop = loop
         self.heard = False
         """Something has come since the request was sent."""
-        self.silent = False
-        """Nothing has come since its target began to listen."""
+        self.silent: bool | None = None
+        """Nothing has come since its target began to listen; None: it did not, to this one."""
         self.idle_since = 0.0
         self._target = target
         self._transport: Any = None
@@ -174,6 +180,11 @@ class _Connection(asyncio.BufferedProtocol):
         self._until_close = True
         self._unasked = False
         self._halved = False
+
+    @property
+    def waits(self) -> bool:
+        """Something is asked that is not answered to the end."""
+        return self._response is not None
 
     def send(self, head: bytes, body: bytes) -> Response:
         self.heard = False
