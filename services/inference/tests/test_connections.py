@@ -346,6 +346,28 @@ async def test_a_fault_of_who_gets_what_comes_is_told_to_him() -> None:
             await response.pump(lambda piece: bool(1 // 0))
 
 
+async def test_a_fault_is_told_even_if_the_answer_ends_before_anybody_has_heard_of_it() -> None:
+    class Still:
+        loop = asyncio.get_running_loop()
+
+        def pause(self) -> None: ...
+        def resume(self) -> None: ...
+        def half_close(self) -> None: ...
+        def abort(self) -> None: ...
+
+    response = Response(Still())
+    pumping = asyncio.create_task(response.pump(lambda piece: bool(1 // 0)))
+    await asyncio.sleep(0)
+
+    response.take(b"a piece")
+    response.came()
+    response.end()
+    response.came()
+
+    with pytest.raises(ZeroDivisionError):
+        await pumping
+
+
 async def test_an_engine_is_held_up_before_much_of_its_answer_is_here() -> None:
     server = Server(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n" + b"x" * (64 * BUFFERED))
     passed: list[bytes] = []
