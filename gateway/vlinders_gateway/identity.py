@@ -22,7 +22,7 @@ from vlinders.auth.v1.identity_pb2 import (
 from vlinders.auth.v1.identity_pb2_grpc import IdentityServiceStub
 from vlinders_gateway import tokens
 from vlinders_gateway.refusals import AccountDisabled, IdentityUnavailable, InvalidCredential
-from vlinders_gateway.tokens import Tokens
+from vlinders_gateway.tokens import PATIENCE, Tokens
 from vlinders_kit import api_keys, logs
 from vlinders_kit.clock import Clock, SystemClock
 from vlinders_kit.errors import AppError, failure_of
@@ -35,7 +35,6 @@ the bus is down, and how long known credentials work while auth is."""
 _REFUSED_LIFETIME = 10.0
 _MOST_KNOWN = 100_000
 _MOST_REFUSED = 10_000
-_ASK_SECONDS = 1.0
 _AGAIN_SECONDS = (0.02, 0.1)
 """Bounds of the pause before auth is asked once more that could not be reached."""
 
@@ -112,11 +111,13 @@ class Identities:
         *,
         clock: Clock | None = None,
         lifetime: float = LIFETIME,
+        patience: float = PATIENCE,
     ) -> None:
         self._stub: Any = IdentityServiceStub(channel)  # type: ignore[no-untyped-call]
         self._tokens = verifier
         self._clock = clock or SystemClock()
         self._lifetime = lifetime
+        self._patience = patience
         self._held: OrderedDict[bytes, _Held] = OrderedDict()
         self._refused: OrderedDict[bytes, tuple[AppError, float]] = OrderedDict()
         self._by_id: defaultdict[str, set[bytes]] = defaultdict(set)
@@ -253,7 +254,9 @@ class Identities:
         self, request: IntrospectRequest, *, again: bool = True
     ) -> IntrospectResponse:
         try:
-            answer: IntrospectResponse = await self._stub.Introspect(request, timeout=_ASK_SECONDS)
+            answer: IntrospectResponse = await self._stub.Introspect(
+                request, timeout=self._patience
+            )
         except grpc.aio.AioRpcError as error:
             if again and error.code() is grpc.StatusCode.UNAVAILABLE:
                 # A connection that broke just then; another replica may have one that holds.
