@@ -180,6 +180,9 @@ class Streams:
         exchange.end()
 
 
+END = b"\r\n0\r\n\r\n"
+"""Of an answer in chunks: without the line before, the id of a request may end like it."""
+
 CHAT = named("CreateChatCompletion")
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -277,7 +280,7 @@ class TestHotRoutes:
         writer.write(head)
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         writer.write(body)
-        assert b"yes" in await reader.readuntil(b"0\r\n\r\n")
+        assert b"yes" in await reader.readuntil(END)
         writer.close()
 
     @pytest.mark.parametrize(
@@ -471,7 +474,7 @@ class TestReadersThatDoNotRead:
         for _ in range(24):
             await reader.readexactly(size // 24)
             await asyncio.sleep(0.15)
-        await reader.readuntil(b"0\r\n\r\n")
+        await reader.readuntil(END)
         writer.close()
 
     async def test_bodies_that_waited_for_their_turn_give_their_room_back(

@@ -90,7 +90,7 @@ async def test_amid_a_stream_the_connection_breaks(
 
     async with asyncio.timeout(10):
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
-            await reader.readuntil(b"0\r\n\r\n")
+            await reader.readuntil(b"\r\n0\r\n\r\n")
     writer.close()
     assert relaying.edge.running == 0
 
