@@ -302,12 +302,12 @@ async def test_a_suspect_that_says_nothing_but_its_stream_keeps_that(stage: Any)
 
 
 @pytest.fixture
-def watchful(hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who falls silent is soon asked, though nobody suspects it."""
     monkeypatch.setattr(workers, "LOOK_SECONDS", 0.02)
 
 
-@pytest.mark.usefixtures("watchful")
+@pytest.mark.usefixtures("watchful", "hasty")
 async def test_a_worker_that_falls_silent_is_given_up_whether_it_is_suspected_or_not(
     stage: Any,
 ) -> None:
