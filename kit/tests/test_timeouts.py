@@ -44,12 +44,14 @@ def test_one_that_waits_for_ever_fails_where_it_waits_and_the_next_runs(tmp_path
 
 
 def test_what_cannot_be_ended_ends_its_process_with_its_stacks(tmp_path: Path) -> None:
+    """Not even when the test itself has failed before."""
     told = outcome(
         tmp_path,
         "@pytest.fixture\n"
         "async def stuck():\n"
+        "    yield\n"
         "    await asyncio.Event().wait()\n"
         "async def test_first(stuck):\n"
-        "    pass\n",
+        "    assert False\n",
     )
     assert "most recent call first" in told

@@ -31,13 +31,22 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> None:
     item.stash[_SECONDS] = settings.timeout
-    told = item.config.stash[_STDERR]
-    faulthandler.dump_traceback_later(settings.timeout + GRACE_SECONDS, exit=True, file=told)
+    _end_process_later(item)
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_timeout_cancel_timer(item: pytest.Item) -> None:
-    faulthandler.cancel_dump_traceback_later()
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """A failure is the end of all timers: pytest leaves time to look at it."""
+    if _SECONDS in item.stash:
+        _end_process_later(item)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def pytest_enter_pdb() -> None:
@@ -56,3 +65,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     if inspect.iscoroutinefunction(test) and not hasattr(test, "hypothesis"):
         pyfuncitem.obj = within
     return (yield)
+
+
+def _end_process_later(item: pytest.Item) -> None:
+    seconds = item.stash[_SECONDS] + GRACE_SECONDS
+    faulthandler.dump_traceback_later(seconds, exit=True, file=item.config.stash[_STDERR])
