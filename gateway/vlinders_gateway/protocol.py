@@ -1,8 +1,8 @@
 """HTTP/1.1 as uvicorn parses it, with the deadlines and sizes that uvicorn does not know.
 
 uvicorn waits for ever for the rest of a request, keeps headers of any size, and for a reader that
-does not read. Here every phase of a connection has its end; one sweep a second over all connections
-holds them to it, which costs a request no timer of its own.
+does not read. Here every phase of a connection has its end; a sweep over all connections, now and
+then, holds them to it: up to a second early and never late, at the cost of no timer for a request.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from typing import Any
 
 from uvicorn.server import ServerState
 
-from vlinders_gateway.bodies import WHOLE
+from vlinders_gateway.bodies import GRAIN_SECONDS, WHOLE
 from vlinders_gateway.coalescing import Coalescing
 from vlinders_gateway.edge import Edge
 from vlinders_gateway.hot import Hot, HotExchange
@@ -43,10 +43,11 @@ What comes then is thrown away."""
 MOST_DISCARDED = 64 * 1024 * 1024
 """What is thrown away of a connection. Then it is not read any more until its time is up."""
 
-HIGH_WATER = 32 * 1024
+HIGH_WATER = 16 * 1024
 """Bytes that may wait for a slow reader before its answer is held up."""
 
-_SWEEP_SECONDS = 1.0
+_SWEEP_SECONDS = 0.75 * GRAIN_SECONDS
+"""More often than it need be, since it may come late itself."""
 
 Refuse = Callable[[AppError], bytes]
 """The whole HTTP answer, with `connection: close`, to a request that cannot be read."""
@@ -155,7 +156,7 @@ class EdgeProtocol(Messages):
 
     def _linger(self, now: float) -> None:
         """What was asked is answered before its body has come: by refusing it, or it is late."""
-        if now < self._body_until:
+        if now < self._body_until - GRAIN_SECONDS:
             self._deadline = min(now + LINGER_SECONDS, self._body_until)
             self._most_bytes = self._bytes + MOST_REFUSED_BYTES
         else:
@@ -206,7 +207,7 @@ class EdgeProtocol(Messages):
             self._hot.on_resumed()
 
     def sweep(self, now: float) -> None:
-        """Ends the connection if its time is up."""
+        """Ends the connection if its time is up, or will be before the next sweep."""
         if self._stalls_at <= now:
             if self._unread - self.transport.get_write_buffer_size() < LEAST_READ_BYTES:
                 self.transport.abort()
@@ -215,7 +216,7 @@ class EdgeProtocol(Messages):
         elif self.transport.is_closing():
             if self._stalls_at == math.inf:  # it closes when the rest of its answer is read
                 self._watch_reader(now)
-        elif self._deadline <= now:
+        elif self._deadline <= now + GRAIN_SECONDS:
             self._deadline = math.inf
             if self._in_head and not self._over:
                 self.refused(RequestTimeout())
