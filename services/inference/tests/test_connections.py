@@ -1,18 +1,10 @@
 """HTTP to engines: what is hostile or broken is a failure of its own connection and of no other."""
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from vlinders_inference import connections
 from vlinders_inference.connections import Target, head_of
@@ -207,45 +199,6 @@ async def test_who_gives_up_waiting_closes_the_connection() -> None:
         await asyncio.gather(asking, return_exceptions=True)
 
         await asyncio.wait_for(server.closed.wait(), 1)
-
-
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """A key and a certificate of its own for localhost."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    files = folder / "certificate.pem", folder / "key.pem"
-    files[0].write_bytes(made.public_bytes(Encoding.PEM))
-    files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return files
-
-
-async def test_only_a_trusted_certificate_gets_the_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chain, key = certificate(tmp_path)
-    shown = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    shown.load_cert_chain(chain, key)
-    server = Server(OK)
-    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=shown)
-    origin = f"https://localhost:{listening.sockets[0].getsockname()[1]}"
-
-    with pytest.raises(Disconnected):
-        await Target(origin, connect_seconds=2).post(HEAD, b"")
-    monkeypatch.setenv("SSL_CERT_FILE", str(chain))
-    target = Target(origin, connect_seconds=2)
-    assert await whole(await target.post(HEAD, b"")) == b"ok"
-
-    target.close()
-    listening.close()
-    await server.closed.wait()
-    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("value", ["a\r\nX: b", "a\nb", "ticket\x00", "schlüssel"])

@@ -20,6 +20,9 @@ from vlinders_kit import logs
 ANSWER_SECONDS = 1.5
 """What a worker may take to say that it lives: a packet that is lost is sent again within one."""
 
+RECEIVE_BYTES = 64 * 1024
+"""Of a worker's answer that the kernel keeps here (Linux takes twice as many)."""
+
 REST_SECONDS = 0.5
 """Between an answer of a suspect and the next question."""
 
@@ -52,7 +55,11 @@ class Workers:
         target = self._targets.get(key)
         if target is None:
             self._forget_unused()
-            target = Target(slot.address, connect_seconds=self._connect_seconds)
+            target = Target(
+                slot.address,
+                connect_seconds=self._connect_seconds,
+                receive_bytes=RECEIVE_BYTES,
+            )
             self._targets[key] = target
             self._ask_suspect(*key)
         if self._look_again is None:
