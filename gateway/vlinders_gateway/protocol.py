@@ -7,6 +7,8 @@ then, holds them to it: up to a second early and never late, at the cost of no t
 
 import asyncio
 import math
+import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +50,8 @@ HIGH_WATER = 16 * 1024
 
 _SWEEP_SECONDS = 0.75 * GRAIN_SECONDS
 """More often than it need be, since it may come late itself."""
+
+_NO_LINGERING = struct.pack("ii", 1, 0)
 
 Refuse = Callable[[AppError], bytes]
 """The whole HTTP answer, with `connection: close`, to a request that cannot be read."""
@@ -210,7 +214,7 @@ class EdgeProtocol(Messages):
         """Ends the connection if its time is up, or will be before the next sweep."""
         if self._stalls_at <= now:
             if self._unread - self.transport.get_write_buffer_size() < LEAST_READ_BYTES:
-                self.transport.abort()
+                self._reset()
             else:
                 self._watch_reader(now)
         elif self.transport.is_closing():
@@ -250,6 +254,13 @@ class EdgeProtocol(Messages):
         self._deadline = self.loop.time() + FAREWELL_SECONDS
         if self._hot is not None:
             self._hot.gone()
+
+    def _reset(self) -> None:
+        """Ends the connection at once. By any other end the kernel would keep what it has, for a
+        client that hears of the end only when it has read all of that."""
+        own = self.transport.get_extra_info("socket")
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGERING)
+        self.transport.abort()
 
     def _watch_reader(self, now: float) -> None:
         self._unread = self.transport.get_write_buffer_size()
