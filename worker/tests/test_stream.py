@@ -51,7 +51,8 @@ async def test_how_many_it_takes_is_told_and_kept(
         async with here.ask("r2", max_tokens=1) as answer:
             assert (answer.status, await _code(answer)) == (503, "NOT_SERVING")
         here.agent.pressure.adapt(0.0)  # it keeps up again
-        await here.scheduler.until(lambda: here.scheduler.all("load")[-1].most_requests == 2)
+        # By itself it also looks now and then, and may have said a little more.
+        await here.scheduler.until(lambda: 2 <= here.scheduler.all("load")[-1].most_requests < 100)
         async with here.ask("r3", max_tokens=1) as answer:
             assert answer.status == 200
 
