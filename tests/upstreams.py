@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import socket
+import ssl
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -12,6 +14,8 @@ from threading import Event, Thread
 from typing import Any
 
 from aiohttp import web
+
+from vlinders_kit.tls import Tls
 
 
 @dataclass
@@ -88,14 +92,14 @@ class Upstream:
 
 
 @contextmanager
-def upstream(api_key: str) -> Iterator[Upstream]:
-    """A provider on a free port that lets in who shows `api_key`.
+def upstream(api_key: str, tls: Tls | None = None) -> Iterator[Upstream]:
+    """A provider on a free port that lets in who shows `api_key`; with `tls`, as `localhost`.
 
     It has a thread and an event loop of its own, as it would have a process: no test's end is its.
     """
     running = Upstream("", api_key)
     ready: Future[Callable[[], Any]] = Future()
-    thread = Thread(target=lambda: asyncio.run(_live(running, ready)))
+    thread = Thread(target=lambda: asyncio.run(_live(running, ready, tls)))
     thread.start()
     end = ready.result()
     try:
@@ -105,16 +109,16 @@ def upstream(api_key: str) -> Iterator[Upstream]:
         thread.join()
 
 
-async def _live(running: Upstream, ready: "Future[Callable[[], Any]]") -> None:
+async def _live(running: Upstream, ready: "Future[Callable[[], Any]]", tls: Tls | None) -> None:
     """Serves until what `ready` gets is called, from any thread."""
     ended = asyncio.Event()
-    site = await _serve(running)
+    site = await _serve(running, tls)
     ready.set_result(partial(asyncio.get_running_loop().call_soon_threadsafe, ended.set))
     await ended.wait()
     await site.cleanup()
 
 
-async def _serve(running: Upstream) -> web.AppRunner:
+async def _serve(running: Upstream, tls: Tls | None) -> web.AppRunner:
     @web.middleware
     async def locked(request: web.Request, handler: Any) -> web.StreamResponse:
         if request.headers.get("Authorization") != f"Bearer {running.api_key}":
@@ -129,10 +133,23 @@ async def _serve(running: Upstream) -> web.AppRunner:
     app.router.add_get("/v1/models", _models)
     site = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
     await site.setup()
-    await web.TCPSite(site, "127.0.0.1", 0).start()
+    own = socket.create_server(("127.0.0.1", 0))
+    # Or its kernel takes megabytes of what nobody reads.
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
+    shown = None if tls is None else _shown(tls)
+    await web.SockSite(site, own, ssl_context=shown).start()
     host, port = site.addresses[0][:2]
-    running.base_url = f"http://{host}:{port}/v1"
+    scheme, name = ("http", host) if tls is None else ("https", "localhost")
+    running.base_url = f"{scheme}://{name}:{port}/v1"
     return site
+
+
+def _shown(tls: Tls) -> ssl.SSLContext:
+    """As between parts, but that a provider asks nobody for a certificate, and speaks no HTTP/2."""
+    context = tls.for_listener()
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 async def _stream(request: web.Request, asked: Asked, script: Script) -> web.StreamResponse:

@@ -154,6 +154,23 @@ class TestBodies:
             finally:
                 writer.close()
 
+    @pytest.mark.parametrize("hot", [True, False])
+    async def test_one_that_is_late_has_heard_of_it_by_its_deadline(
+        self, script: Script, valkey: str, *, hot: bool
+    ) -> None:
+        """And not by the first look at the connection after it."""
+        operation, seconds = named("CreateChatCompletion" if hot else "Login"), 2.0
+        async with gateway(script, valkey, bodies=BodyLimits(seconds=seconds)) as running:
+            if hot:
+                running.edge.serve_hot(CANONICAL, operation, operation.place, Unheard())
+            path = operation.place.partition(" ")[2]
+            reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+            async with asyncio.timeout(seconds + 0.7):  # for a loaded machine
+                head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
+                writer.write(head.encode())
+                assert_refused(await reader.read(), 408, "invalid_request")
+            writer.close()
+
     async def test_those_that_come_together_have_only_so_much_room(
         self, script: Script, valkey: str
     ) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -19,6 +19,7 @@ pytestmark = pytest.mark.anyio
 CHAT = named("CreateChatCompletion")
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
 PIECE = 16 * 1024
+_ESTABLISHED = 1
 
 
 class Endless:
@@ -47,6 +48,20 @@ class Endless:
         self.paused.set()
 
 
+@pytest.fixture
+def endless(running: Running) -> Endless:
+    """What answers the hot route here."""
+    endless = Endless()
+    running.edge.serve_hot(CANONICAL, CHAT, CHAT.place, endless)
+    return endless
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who stalls for a second has left."""
+    monkeypatch.setattr(protocol, "STALL_SECONDS", 1.0)
+
+
 @contextmanager
 def crawler(running: Running) -> Iterator[socket.socket]:
     """A client with next to no room of its own."""
@@ -58,10 +73,9 @@ def crawler(running: Running) -> Iterator[socket.socket]:
         yield peer
 
 
-async def test_little_is_taken_for_one_that_does_not_read(running: Running) -> None:
-    endless = Endless()
-    running.edge.serve_hot(CANONICAL, CHAT, CHAT.place, endless)
-
+async def test_little_is_taken_for_one_that_does_not_read(
+    running: Running, endless: Endless
+) -> None:
     with crawler(running):
         await endless.paused.wait()
         await asyncio.sleep(0)
@@ -69,14 +83,12 @@ async def test_little_is_taken_for_one_that_does_not_read(running: Running) -> N
         assert endless.written <= 160 * 1024
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_one_that_reads_a_little_is_not_taken_for_gone(
-    running: Running, monkeypatch: pytest.MonkeyPatch
+    running: Running, endless: Endless
 ) -> None:
     """However little: what the kernel keeps back must not hide that something is read."""
-    monkeypatch.setattr(protocol, "STALL_SECONDS", 1.0)
-    endless, loop = Endless(), asyncio.get_running_loop()
-    running.edge.serve_hot(CANONICAL, CHAT, CHAT.place, endless)
-
+    loop = asyncio.get_running_loop()
     with crawler(running) as peer:
         read, until = 0, loop.time() + 3.5
         while loop.time() < until:
@@ -88,15 +100,20 @@ async def test_one_that_reads_a_little_is_not_taken_for_gone(
         await endless.left.wait()
 
 
-async def test_one_that_reads_next_to_nothing_has_left(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(protocol, "STALL_SECONDS", 1.0)
-    endless, loop = Endless(), asyncio.get_running_loop()
-    running.edge.serve_hot(CANONICAL, CHAT, CHAT.place, endless)
-
+@pytest.mark.usefixtures("impatient")
+async def test_one_that_reads_next_to_nothing_has_left(running: Running, endless: Endless) -> None:
+    loop = asyncio.get_running_loop()
     with crawler(running) as peer:
         async with asyncio.timeout(20):
-            while not endless.left.is_set():
-                await loop.sock_recv(peer, 1)
+            with suppress(ConnectionResetError):
+                while not endless.left.is_set():
+                    await loop.sock_recv(peer, 1)
+                    await asyncio.sleep(0.05)
+            await endless.left.wait()
+            while _state(peer) == _ESTABLISHED:  # it hears of it without reading on
                 await asyncio.sleep(0.05)
+
+
+def _state(peer: socket.socket) -> int:
+    """The kernel's state of the connection: the first byte of TCP_INFO."""
+    return peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]

@@ -1,5 +1,6 @@
 """Access tokens: none but auth's own pass, whatever they say of themselves (RFC 8725)."""
 
+import asyncio
 import base64
 import json
 import time
@@ -65,6 +66,21 @@ def signed(header: dict[str, Any], payload: dict[str, Any], key: RSAKey) -> byte
 def part(value: Any) -> bytes:
     raw = value if isinstance(value, bytes) else json.dumps(value).encode()
     return base64.urlsafe_b64encode(raw).rstrip(b"=")
+
+
+async def test_while_auth_is_silent_all_who_wait_share_one_question(script: Script) -> None:
+    async def keep_silent(request: Any, context: Any) -> None:
+        await asyncio.Event().wait()
+
+    script.answers["GetKeySet"] = keep_silent
+    async with services(script) as parts:
+        keys = Keys(parts["vlinders.auth"].channel(), patience=0.2)
+        asked = (keys.get(f"k{number}") for number in range(20))
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        told = len(script.requests("GetKeySet"))
+
+    assert {type(answer) for answer in answers} == {IdentityUnavailable}
+    assert told <= 1  # none has come, if even that was too late
 
 
 async def test_a_token_of_auths_says_who_and_until_when(tokens: Tokens, script: Script) -> None:

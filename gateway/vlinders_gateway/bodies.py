@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 WHOLE = "vlinders.whole"
 """In a scope: the body has come as a whole, reading it will not wait."""
 
+GRAIN_SECONDS = 1.0
+"""What would be late so soon is late now: deadlines are kept by looking now and then, and are the
+latest that a connection hears of them."""
+
 _SMALL = 256 * 1024
 """Bytes that are scanned at once; what is larger is scanned beside the event loop."""
 
@@ -132,7 +136,8 @@ async def _gather(exchange: AsgiExchange) -> bytearray:
     limits, held = exchange.bodies, bytearray()
     taken = 0
     try:
-        async with asyncio.timeout(max(0.0, limits.seconds - exchange.seconds())):
+        left = limits.seconds - GRAIN_SECONDS - exchange.seconds()
+        async with asyncio.timeout(max(0.0, left)):
             while True:
                 message = await _next(exchange)
                 piece = message["body"]

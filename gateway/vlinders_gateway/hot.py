@@ -195,6 +195,7 @@ class HotExchange(Exchange):
     def flush(self) -> None:
         """Sends what is written: in one piece, as each is a system call and a packet."""
         if self._unsent:
+            self.response_started = True
             unsent, self._unsent = self._unsent, []
             self._connection.sending.send(b"".join(unsent))
 
@@ -214,15 +215,21 @@ class HotExchange(Exchange):
         self._whole(*self.told(error))
 
     def fail(self, error: Exception) -> None:
-        """Answers with what went wrong; what is a fault of ours is told to the log."""
+        """Answers with what went wrong; what is a fault of ours is told to the log.
+
+        Of an answer that has begun to leave, all that can be told is that it breaks off.
+        """
         if not isinstance(error, AppError | grpc.aio.AioRpcError):
             log.error("request_failed", request_id=self.id, exc_info=error)
             error = InternalFault()
-        if not self.response_started:
-            self.refuse(error)
-        elif not self.response_complete:
+        if self.response_complete:
+            return
+        if self.response_started:
             log.error("answer_cut_short", request_id=self.id, exc_info=error)
             self._connection.transport.abort()
+        else:
+            self._unsent.clear()
+            self.refuse(error)
 
     def gone(self) -> None:
         """The connection is lost."""
@@ -283,7 +290,6 @@ class HotExchange(Exchange):
 
     def _head(self, status: int, headers: Iterable[Header]) -> bytes:
         self.status = status
-        self.response_started = True
         lines = [_STATUS_LINES[status]]
         lines += [name + b": " + value for name, value in headers]
         lines += [name + b": " + value for name, value in self.headers()]

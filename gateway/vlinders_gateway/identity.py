@@ -26,7 +26,7 @@ from vlinders_gateway.refusals import (
     IdentityUnavailable,
     InvalidCredential,
 )
-from vlinders_gateway.tokens import Claims, Tokens
+from vlinders_gateway.tokens import PATIENCE, Claims, Tokens
 from vlinders_kit import api_keys, logs
 from vlinders_kit.clock import Clock, SystemClock
 from vlinders_kit.errors import AppError, failure_of
@@ -39,7 +39,6 @@ the bus is down, and how long known credentials work while auth is."""
 _REFUSED_LIFETIME = 10.0
 _MOST_KNOWN = 100_000
 _MOST_REFUSED = 10_000
-_ASK_SECONDS = 1.0
 _AGAIN_SECONDS = (0.02, 0.1)
 """Bounds of the pause before auth is asked once more that could not be reached."""
 
@@ -94,11 +93,13 @@ class Identities:
         *,
         clock: Clock | None = None,
         lifetime: float = LIFETIME,
+        patience: float = PATIENCE,
     ) -> None:
         self._stub: Any = IdentityServiceStub(channel)  # type: ignore[no-untyped-call]
         self._tokens = verifier
         self._clock = clock or SystemClock()
         self._lifetime = lifetime
+        self._patience = patience
         self._held: OrderedDict[bytes, _Held] = OrderedDict()
         self._refused: OrderedDict[bytes, tuple[type[AppError], float]] = OrderedDict()
         self._by_id: defaultdict[str, set[bytes]] = defaultdict(set)
@@ -237,7 +238,9 @@ class Identities:
         self, request: IntrospectRequest, *, again: bool = True
     ) -> IntrospectResponse:
         try:
-            answer: IntrospectResponse = await self._stub.Introspect(request, timeout=_ASK_SECONDS)
+            answer: IntrospectResponse = await self._stub.Introspect(
+                request, timeout=self._patience
+            )
         except grpc.aio.AioRpcError as error:
             if again and error.code() is grpc.StatusCode.UNAVAILABLE:
                 # A connection that broke just then; another replica may have one that holds.

@@ -1,18 +1,20 @@
 """HTTP/1.1 as uvicorn parses it, with the deadlines and sizes that uvicorn does not know.
 
 uvicorn waits for ever for the rest of a request, keeps headers of any size, and for a reader that
-does not read. Here every phase of a connection has its end; one sweep a second over all connections
-holds them to it, which costs a request no timer of its own.
+does not read. Here every phase of a connection has its end; a sweep over all connections, now and
+then, holds them to it: up to a second early and never late, at the cost of no timer for a request.
 """
 
 import asyncio
 import math
+import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
 from uvicorn.server import ServerState
 
-from vlinders_gateway.bodies import WHOLE
+from vlinders_gateway.bodies import GRAIN_SECONDS, WHOLE
 from vlinders_gateway.coalescing import Coalescing
 from vlinders_gateway.edge import Edge
 from vlinders_gateway.hot import Hot, HotExchange
@@ -43,10 +45,13 @@ What comes then is thrown away."""
 MOST_DISCARDED = 64 * 1024 * 1024
 """What is thrown away of a connection. Then it is not read any more until its time is up."""
 
-HIGH_WATER = 32 * 1024
+HIGH_WATER = 16 * 1024
 """Bytes that may wait for a slow reader before its answer is held up."""
 
-_SWEEP_SECONDS = 1.0
+_SWEEP_SECONDS = 0.75 * GRAIN_SECONDS
+"""More often than it need be, since it may come late itself."""
+
+_NO_LINGERING = struct.pack("ii", 1, 0)
 
 Refuse = Callable[[AppError], bytes]
 """The whole HTTP answer, with `connection: close`, to a request that cannot be read."""
@@ -155,7 +160,7 @@ class EdgeProtocol(Messages):
 
     def _linger(self, now: float) -> None:
         """What was asked is answered before its body has come: by refusing it, or it is late."""
-        if now < self._body_until:
+        if now < self._body_until - GRAIN_SECONDS:
             self._deadline = min(now + LINGER_SECONDS, self._body_until)
             self._most_bytes = self._bytes + MOST_REFUSED_BYTES
         else:
@@ -206,16 +211,16 @@ class EdgeProtocol(Messages):
             self._hot.on_resumed()
 
     def sweep(self, now: float) -> None:
-        """Ends the connection if its time is up."""
+        """Ends the connection if its time is up, or will be before the next sweep."""
         if self._stalls_at <= now:
             if self._unread - self.transport.get_write_buffer_size() < LEAST_READ_BYTES:
-                self.transport.abort()
+                self._reset()
             else:
                 self._watch_reader(now)
         elif self.transport.is_closing():
             if self._stalls_at == math.inf:  # it closes when the rest of its answer is read
                 self._watch_reader(now)
-        elif self._deadline <= now:
+        elif self._deadline <= now + GRAIN_SECONDS:
             self._deadline = math.inf
             if self._in_head and not self._over:
                 self.refused(RequestTimeout())
@@ -249,6 +254,13 @@ class EdgeProtocol(Messages):
         self._deadline = self.loop.time() + FAREWELL_SECONDS
         if self._hot is not None:
             self._hot.gone()
+
+    def _reset(self) -> None:
+        """Ends the connection at once. By any other end the kernel would keep what it has, for a
+        client that hears of the end only when it has read all of that."""
+        own = self.transport.get_extra_info("socket")
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGERING)
+        self.transport.abort()
 
     def _watch_reader(self, now: float) -> None:
         self._unread = self.transport.get_write_buffer_size()

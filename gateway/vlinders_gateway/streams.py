@@ -131,6 +131,9 @@ class Relay:
         except NoReplica as error:
             exchange.refuse(error)
 
+    def fail(self, error: Exception) -> None:
+        self._exchange.fail(error)
+
     def flush(self) -> None:
         exchange, pieces = self._exchange, self._pieces
         if exchange.left:

@@ -45,6 +45,9 @@ from vlinders_kit.testing import CALLER_KEY, Served, a_user, an_api_key, served
 
 _IDENTITY = "vlinders.auth.v1.IdentityService"
 
+_PATIENCE = 60.0
+"""Seconds for each answer: nothing here is away, and the machine may be busy."""
+
 PLANS = {"free": Rate(10), "pro": Rate(100), "enterprise": Rate(1000), "operator": UNLIMITED}
 _BY_PLAN = Rates(slowest(PLANS), anonymous=Rate(100), plans=PLANS, writes=Rate(30))
 RATES = {dialect.name: _BY_PLAN for dialect in DIALECTS}
@@ -134,9 +137,9 @@ async def gateway(
         me = Identity("gateway", CALLER_KEY)
         channels = {domain: part.channel() for domain, part in parts.items()}
         auth = channels["vlinders.auth"]
-        verifier = Tokens(Keys(auth), issuer="vlinders", audience="vlinders")
-        identities = Identities(auth, verifier, clock=clock)
-        shared = SharedLog(valkey, patience=5)
+        verifier = Tokens(Keys(auth, patience=_PATIENCE), issuer="vlinders", audience="vlinders")
+        identities = Identities(auth, verifier, clock=clock, patience=_PATIENCE)
+        shared = SharedLog(valkey, patience=_PATIENCE)
         stack.push_async_callback(shared.close)
         limits = Limits(shared)
         admission = Admission(identities, limits, rates)
@@ -152,7 +155,7 @@ async def gateway(
             serving = group.create_task(server.run())
             await server.up.wait()
             url = f"http://127.0.0.1:{port}"
-            async with httpx.AsyncClient(base_url=url) as http:
+            async with httpx.AsyncClient(base_url=url, timeout=_PATIENCE) as http:
                 yield Running(url, port, http, script, identities, limits, edge, connections)
             server.end()
             await serving
@@ -268,7 +271,10 @@ async def answer_on(reader: asyncio.StreamReader) -> bytes:
         head += piece
     length = re.search(rb"content-length: (\d+)", head)
     while length and len(head.partition(b"\r\n\r\n")[2]) < int(length[1]):
-        head += await reader.read(65536)
+        piece = await reader.read(65536)
+        if not piece:
+            return head
+        head += piece
     return head
 
 

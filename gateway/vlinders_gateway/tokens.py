@@ -14,6 +14,7 @@ from joserfc.jwk import RSAKey
 from vlinders.auth.v1.sessions_pb2 import GetKeySetRequest, KeySet
 from vlinders.auth.v1.sessions_pb2_grpc import SessionServiceStub
 from vlinders_gateway.refusals import IdentityUnavailable, InvalidCredential, TokenExpired
+from vlinders_kit import logs
 from vlinders_kit.clock import Clock, SystemClock
 
 ALGORITHM = "RS256"
@@ -34,7 +35,10 @@ _KEYS_LIFETIME = 60.0
 _KEYS_AGAIN = 5.0
 """Seconds between two questions for keys that an unknown key id may cause."""
 
-_ASK_SECONDS = 1.0
+PATIENCE = 1.0
+"""Seconds that auth has for an answer."""
+
+log = logs.get(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,33 +54,42 @@ class Claims:
 class Keys:
     """Auth's public keys, by key id."""
 
-    def __init__(self, channel: grpc.aio.Channel, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        clock: Clock | None = None,
+        *,
+        patience: float = PATIENCE,
+    ) -> None:
         self._stub: Any = SessionServiceStub(channel)  # type: ignore[no-untyped-call]
         self._clock = clock or SystemClock()
         self._keys: dict[str, RSAKey] = {}
         self._asked_at = float("-inf")
-        self._asking = asyncio.Lock()
+        self._patience = patience
+        self._asking: asyncio.Task[None] | None = None
 
     async def get(self, kid: str) -> RSAKey | None:
         """The key, or None where auth has no such key. Raises IdentityUnavailable."""
-        if (wait := self._wanted(kid)) is None:
-            return self._keys.get(kid)
-        async with self._asking:
-            if self._wanted(kid) is not None:
-                await self._ask(wait)
+        age = self._clock.monotonic() - self._asked_at
+        if age >= (_KEYS_LIFETIME if kid in self._keys else _KEYS_AGAIN):
+            # One question for all who wait: in turn, each would have to wait for those before.
+            if self._asking is None:
+                self._asking = asyncio.create_task(self._ask(), name="keys of auth")
+                self._asking.add_done_callback(self._answered)
+            await asyncio.shield(self._asking)
         return self._keys.get(kid)
 
-    def _wanted(self, kid: str) -> float | None:
-        """The age after which the keys must be asked for again; None: not now."""
-        age = self._clock.monotonic() - self._asked_at
-        lifetime = _KEYS_LIFETIME if kid in self._keys else _KEYS_AGAIN
-        return lifetime if age >= lifetime else None
+    def _answered(self, asking: asyncio.Task[None]) -> None:
+        self._asking = None
+        if not asking.cancelled():
+            asking.exception()  # whoever waited has it; perhaps nobody does any more
 
-    async def _ask(self, age: float) -> None:
+    async def _ask(self) -> None:
         asked_at = self._clock.monotonic()
         try:
-            found: KeySet = await self._stub.GetKeySet(GetKeySetRequest(), timeout=_ASK_SECONDS)
-        except grpc.aio.AioRpcError:
+            found: KeySet = await self._stub.GetKeySet(GetKeySetRequest(), timeout=self._patience)
+        except grpc.aio.AioRpcError as error:
+            log.warning("keys_not_fetched", code=error.code().name)
             raise IdentityUnavailable from None
         self._keys = {key.kid: _imported(key) for key in found.keys}
         self._asked_at = asked_at

@@ -293,3 +293,38 @@ async def test_a_client_connects_again_by_itself() -> None:
         async with serving(echo, port=first.port):
             await until(lambda: pool.ready)
             assert await ask(pool, b"again").whole() == b"again"
+
+
+@pytest.mark.parametrize("told", ["begin", "take", "end", "flush", "lose"])
+async def test_a_receiver_that_raises_is_told_so_and_ends_alone(told: str) -> None:
+    fault, left = RuntimeError("a fault of the receiver"), asyncio.Event()
+
+    class Faulty(Awaited):
+        async def until_over(self) -> None:
+            while await self.data():
+                pass
+
+    def raise_it(*told: Any) -> None:
+        raise fault
+
+    async def answer(exchange: Exchange) -> None:
+        exchange.head("text/event-stream")
+        await exchange.send(exchange.open.body)
+        if exchange.open.body == b"stays":
+            await exchange.until_cancelled()
+            left.set()
+
+    setattr(Faulty, told, raise_it)
+    async with serving(answer) as replica, connected(replica) as pool:
+        body = b"goes" if told == "end" else b"stays"
+        faulty, other = Faulty(pool.open, PipeOpen(body=body)), ask(pool, b"stays")
+        assert await other.data() == b"stays"
+        if told == "lose":
+            await replica.stop()
+        with pytest.raises(RuntimeError) as raised:
+            await faulty.until_over()
+        assert raised.value is fault
+        if told not in ("end", "lose"):
+            async with asyncio.timeout(10):
+                await left.wait()
+            assert await ask(pool, b"others go on").data() == b"others go on"

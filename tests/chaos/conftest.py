@@ -9,9 +9,10 @@ import anyio.to_thread
 import httpx
 import pytest
 
-from tests.chaos.stack import Chaos, brought_up, models_of
+from tests.chaos.stack import Chaos, brought_up, models_of, secure_provider
 from tests.platform import Platform, User, eventually
 from tests.upstreams import Upstream, upstream
+from vlinders_kit.testing.certificates import Authority
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,8 +30,19 @@ def scripted() -> Iterator[tuple[Upstream, Upstream]]:
 
 
 @pytest.fixture(scope="session")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Upstream, Path]]:
+    """A provider over TLS, and the file of its authority."""
+    authority = Authority()
+    file = tmp_path_factory.mktemp("authority") / "authority.pem"
+    file.write_bytes(authority.certificate)
+    with upstream("planted-key-of-secure", authority.part("localhost")) as provider:
+        yield provider, file
+
+
+@pytest.fixture(scope="session")
 async def _chaos(
     scripted: tuple[Upstream, Upstream],
+    secure: tuple[Upstream, Path],
     tmp_path_factory: pytest.TempPathFactory,
     pytestconfig: pytest.Config,
 ) -> AsyncIterator[Chaos]:
@@ -45,12 +57,13 @@ async def _chaos(
         }
         for provider, name, second in zip(scripted, ("first", "second"), (False, True), strict=True)
     ]
+    providers.append(secure_provider(secure[0]))
     with ExitStack() as stack:
 
         def start() -> Chaos:
             cache = pytestconfig.rootpath / ".cache" / "kafka"
-            up, around = stack.enter_context(brought_up(folder, cache, providers))
-            return Chaos(Platform(up, http, *scripted), folder, around)
+            up, around = stack.enter_context(brought_up(folder, cache, providers, secure[1]))
+            return Chaos(Platform(up, http, *scripted), folder, around, secure[0])
 
         async with httpx.AsyncClient(timeout=60) as http:
             try:

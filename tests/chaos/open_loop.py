@@ -5,10 +5,12 @@ of its own, so that what it measures is not its own waiting.
 """
 
 import asyncio
+import itertools
 import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,8 @@ class Plan:
     host: str
     port: int
     key: str
-    body: dict[str, Any]
+    bodies: Sequence[dict[str, Any]]
+    """Of the calls, in turn."""
     rate: float
     """Calls a second; 0: `together` at a time, each after the one before."""
     together: int
@@ -39,6 +42,8 @@ class Made:
     whole: bool
     retry_after: int
     """What a refusal says, in seconds; 0: nothing."""
+    code: str
+    """Of the error that it was answered with."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +73,8 @@ class Crowd:
     """Connections that are kept, and a new one where none is free."""
 
     def __init__(self, plan: Plan) -> None:
-        body = json.dumps(plan.body).encode()
         self._plan = plan
-        self._request = (
-            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %s\r\n"
-            b"content-length: %d\r\n\r\n%s" % (plan.key.encode(), len(body), body)
-        )
+        self._requests = itertools.cycle([_request(plan.key, body) for body in plan.bodies])
         self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self._began = time.monotonic()
         self.made: list[Made] = []
@@ -95,17 +96,18 @@ class Crowd:
             await self._call(now)
 
     async def _call(self, due: float) -> None:
-        status, whole, retry_after = 0, False, 0
+        status, whole, retry_after, code = 0, False, 0, ""
         try:
             reader, writer = await self._connection()
-            writer.write(self._request)
+            writer.write(next(self._requests))
             head = await reader.readuntil(b"\r\n\r\n")
             status, retry_after = int(head[9:12]), _number(head, b"retry-after")
             if b"\r\ntransfer-encoding: chunked" in head:
                 whole = (await reader.readuntil(b"0\r\n\r\n")).endswith(b"[DONE]\n\n\r\n0\r\n\r\n")
             else:
-                await reader.readexactly(_number(head, b"content-length"))
+                body = await reader.readexactly(_number(head, b"content-length"))
                 whole = status == 200
+                code = "" if whole else json.loads(body)["error"]["code"]
             if b"\r\nconnection: close" in head:
                 writer.close()
             else:
@@ -113,7 +115,7 @@ class Crowd:
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass
         took = time.monotonic() - self._began - due
-        self.made.append(Made(due, took, status, whole, retry_after))
+        self.made.append(Made(due, took, status, whole, retry_after, code))
 
     async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         while self._free:
@@ -121,6 +123,14 @@ class Crowd:
             if not (reader.at_eof() or writer.is_closing()):
                 return reader, writer
         return await asyncio.open_connection(self._plan.host, self._plan.port, limit=2**20)
+
+
+def _request(key: str, body: dict[str, Any]) -> bytes:
+    content = json.dumps(body).encode()
+    return (
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %s\r\n"
+        b"content-length: %d\r\n\r\n%s" % (key.encode(), len(content), content)
+    )
 
 
 def _number(head: bytes, name: bytes) -> int:

@@ -20,6 +20,7 @@ from tests.chaos import outside
 from tests.chaos.outside import ENGINE, Kept
 from tests.chaos.scale import scaled
 from tests.platform import NANOS, Platform
+from tests.upstreams import Upstream
 from vlinders_embedded import answers, parts
 from vlinders_embedded.running import RunningStack, bring_up, take_down
 from vlinders_kit.embedded.programs import free_port
@@ -37,6 +38,8 @@ NARROW = "narrow"
 NARROW_SLOTS = 4
 SCRIPTED = ("plain", "metered")
 """Models of the providers that tests script, `platform.first` and, for `plain`, `.second`."""
+SECURE = "secure"
+"""Model of the scripted provider that is reached over TLS."""
 
 INPUT, CACHED, OUTPUT = 3, 1, 7
 """Nanos for a token of NUMBERED and PROVIDED: sums tell which tokens were counted."""
@@ -63,6 +66,8 @@ class Chaos:
     platform: Platform
     folder: Path
     outside: Kept
+    secure: Upstream
+    """A provider as `platform.first`, over TLS."""
 
     @property
     def stack(self) -> RunningStack:
@@ -111,9 +116,10 @@ class Chaos:
 
 @contextmanager
 def brought_up(
-    folder: Path, cache: Path, providers: Sequence[Mapping[str, Any]]
+    folder: Path, cache: Path, providers: Sequence[Mapping[str, Any]], authority: Path
 ) -> Iterator[tuple[RunningStack, Kept]]:
-    """The stack for the block, and what stands around it; `providers` are those of tests."""
+    """The stack for the block, and what stands around it; `providers` are those of tests, of whose
+    certificates `authority` is believed."""
     around, url = outside.provider(folder)
     own = {
         "name": PROVIDED,
@@ -122,6 +128,7 @@ def brought_up(
         "models": {PROVIDED: {"upstream": NUMBERED, "context_length": _LONGEST, **_PRICE}},
     }
     variables = _variables(folder, [own, *providers], url)
+    variables["SSL_CERT_FILE"] = str(authority)
     kept, beside = Kept(folder), [around]
     if (broker := outside.broker(cache, folder)) is not None:
         part, variables["KAFKA"] = broker
@@ -136,6 +143,13 @@ def models_of(*, second: bool) -> dict[str, Any]:
     """Models of a provider that tests script."""
     models: dict[str, Any] = {"plain": {"upstream": "plain-2026", **_PLAIN}}
     return models if second else models | {"metered": _METERED}
+
+
+def secure_provider(secure: Upstream) -> dict[str, Any]:
+    """The provider over TLS, as it is told to the stack."""
+    models = {SECURE: {"upstream": f"{SECURE}-2026", **_PLAIN}}
+    told = {"base_url": secure.base_url, "api_key": secure.api_key}
+    return {"name": SECURE, **told, "models": models}
 
 
 def _variables(folder: Path, providers: list[Mapping[str, Any]], elsewhere: str) -> dict[str, str]:

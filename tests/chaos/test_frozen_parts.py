@@ -28,9 +28,9 @@ TABLE_SECONDS = 5
 """How long its last table does."""
 MOST_SECONDS = 40
 """How long most of the workers are silent, past the alarm: more than two leases."""
-TOLD = 14.0
-"""Seconds after which no client may wait any more for what a worker has begun that stands still. On
-a busy machine its beats have come so irregularly before that they are missed later."""
+TOLD = 10.5
+"""Seconds after which no client may wait any more for what a worker has begun that stands still:
+half as much again as is promised."""
 CROWD = 600
 """Connections to a worker at once."""
 SLACK = 2.5

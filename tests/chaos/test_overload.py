@@ -106,7 +106,7 @@ async def _crowded(chaos: Chaos, user: User, body: dict[str, object], together: 
     key = (await user.key())["key"]
 
     async def told(seconds: float, *, rate: float = 0.0, together: int = 1) -> Told:
-        return await offered(Plan(host, int(port), key, body, rate, together, seconds))
+        return await offered(Plan(host, int(port), key, [body], rate, together, seconds))
 
     first = await told(1.0)
     calm = await told(CALM_SECONDS, together=together)

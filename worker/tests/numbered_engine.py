@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import functools
 import json
+import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -121,6 +122,8 @@ async def main(port: int, folder: Path) -> None:
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", port)
+    for own in server.sockets:  # or its kernel takes megabytes of what nobody reads
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
     await server.serve_forever()
 
 

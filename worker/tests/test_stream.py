@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from vlinders_kit import pressure
+
 
 async def test_the_first_word_says_who_and_what(host: Any, numbered: Any) -> None:
     async with host(numbered) as here:
@@ -40,13 +42,17 @@ async def test_what_runs_and_what_has_ended_is_told(host: Any, numbered: Any) ->
         assert not here.agent.requests.running
 
 
-async def test_how_many_it_takes_is_told_and_kept(host: Any, numbered: Any) -> None:
+async def test_how_many_it_takes_is_told_and_kept(
+    host: Any, numbered: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pressure, "_INTERVAL", 3_600)  # else it is found to keep up meanwhile
     async with host(numbered) as here, here.ask("r1", stream=True, max_tokens=10_000, rate=100):
         here.agent.pressure.most = 1
         async with here.ask("r2", max_tokens=1) as answer:
             assert (answer.status, await _code(answer)) == (503, "NOT_SERVING")
         here.agent.pressure.adapt(0.0)  # it keeps up again
-        await here.scheduler.until(lambda: here.scheduler.all("load")[-1].most_requests == 2)
+        # By itself it also looks now and then, and may have said a little more.
+        await here.scheduler.until(lambda: 2 <= here.scheduler.all("load")[-1].most_requests < 100)
         async with here.ask("r3", max_tokens=1) as answer:
             assert answer.status == 200
 

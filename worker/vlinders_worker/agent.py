@@ -23,6 +23,7 @@ from vlinders_worker.engines.configuration import Configuration, External, Llama
 from vlinders_worker.engines.engine import Engine
 from vlinders_worker.engines.external import ExternalEngine
 from vlinders_worker.engines.programs import CommandProgram, LlamaProgram
+from vlinders_worker.engines.sessions import session
 from vlinders_worker.engines.supervised import SupervisedEngine
 from vlinders_worker.identity import WorkerIdentity
 from vlinders_worker.lease import Lease
@@ -118,14 +119,7 @@ class Agent:
 
     async def serve(self, told: asyncio.Event) -> None:
         """Runs until `told`; then drains, says Goodbye, and ends the engines."""
-        # A connection for each request: engines of one thread a connection must not lend their
-        # threads to idle ones, and only a connection of its own can be half closed.
-        session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, force_close=True),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"accept-encoding": "identity"},
-        )
-        async with session as http, self.server:
+        async with session() as http, self.server:
             self.engines.update(
                 (kept.id, self._engine(kept, http)) for kept in self._configurations
             )

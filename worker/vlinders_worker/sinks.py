@@ -1,5 +1,6 @@
 """Sinks: how an answer leaves the agent, as a stream of events or as one piece of JSON."""
 
+import socket
 import time
 from http import HTTPStatus
 from typing import Any
@@ -49,6 +50,11 @@ def refused(refusal: EngineRefused) -> web.Response:
     return web.Response(body=refusal.body, status=refusal.status, content_type=refusal.content_type)
 
 
+HIGH_WATER = 16 * 1024
+"""Bytes that may wait for a slow reader before its engine is held up; and as many in the kernel,
+beyond what is under way on the network, or else it takes megabytes."""
+
+
 class _Head(msgspec.Struct):
     id: str = ""
     created: int | float = 0
@@ -72,6 +78,7 @@ class StreamSink:
             self._head = _read_head(events[0])
         stream = await self._opened()
         await stream.write(b"".join(map(sse.event, events)))
+        await self._request.writer.drain()  # by itself a stream waits after 64 KB, not before
 
     async def finish(self, usage: Usage) -> None:
         stream = await self._opened()
@@ -90,6 +97,10 @@ class StreamSink:
 
     async def _opened(self) -> web.StreamResponse:
         if self._stream is None:
+            if (transport := self._request.transport) is not None:
+                transport.set_write_buffer_limits(HIGH_WATER)
+                own: socket.socket = transport.get_extra_info("socket")
+                own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, HIGH_WATER)
             headers = {"content-type": "text/event-stream", "cache-control": "no-store"}
             self._stream = self.response = web.StreamResponse(headers=headers)
             await self._stream.prepare(self._request)

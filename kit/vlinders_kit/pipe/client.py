@@ -37,7 +37,7 @@ class Receiver(Protocol):
     """Who gets the answer of an exchange: told of each frame as it is read, without waiting.
 
     What one message of the stream brought is told in one go, and `flush` after it, so a receiver
-    can pass it on in one piece. After `end` or `lose` nothing comes any more.
+    can pass it on in one piece. Nothing comes after the `flush` of its `end`, `lose`, or `fail`.
     """
 
     def begin(self, content_type: str) -> None:
@@ -51,6 +51,9 @@ class Receiver(Protocol):
 
     def lose(self) -> None:
         """The connection to the replica is lost."""
+
+    def fail(self, error: Exception) -> None:
+        """It has raised this when told of something, which ends the exchange."""
 
     def flush(self) -> None:
         """Everything that came at the same time has been told."""
@@ -99,6 +102,22 @@ class PipeExchange:
             self.over = True
             self._client.forget(self._number)
             self._client.send(frames.cancel(self._number))
+
+    def fail(self, error: Exception) -> None:
+        """The receiver has raised: a fault of its own is the end of its exchange, and no other."""
+        self.cancel()
+        try:
+            self.receiver.fail(error)
+        except Exception as another:
+            log.error("receiver_failed", exc_info=another)
+        self.release()
+
+    def release(self) -> None:
+        """Nothing is told any more.
+
+        They hold each other: left so, every request would wait for the garbage collector.
+        """
+        del self.receiver
 
 
 @dataclass(frozen=True)
@@ -193,17 +212,18 @@ class PipeClient:
             try:
                 exchange.receive(frame)
             except Exception as error:
-                _end_faulty(exchange, error)
+                exchange.fail(error)
+                del touched[number]
             if exchange.over:
                 exchanges.pop(number, None)
         for exchange in touched.values():
             try:
                 exchange.receiver.flush()
             except Exception as error:
-                _end_faulty(exchange, error)
-            if exchange.over:
-                # They hold each other: left so, every request would wait for the garbage collector.
-                del exchange.receiver
+                exchange.fail(error)
+            else:
+                if exchange.over:
+                    exchange.release()
 
     def lost(self, why: str) -> None:
         """The connection is over, as the wire tells."""
@@ -216,8 +236,9 @@ class PipeClient:
             try:
                 exchange.receiver.lose()
             except Exception as error:
-                _end_faulty(exchange, error)
-            del exchange.receiver
+                exchange.fail(error)
+            else:
+                exchange.release()
         if not self._over.done():
             self._over.set_result(why)
 
@@ -234,9 +255,3 @@ class PipeClient:
         finally:
             self.lost("")
             await wire.closed()
-
-
-def _end_faulty(exchange: PipeExchange, error: Exception) -> None:
-    """A fault of one receiver is its own exchange's end, not that of all on the pipe."""
-    log.error("receiver_failed", exc_info=error)
-    exchange.cancel()

@@ -46,7 +46,7 @@ class Awaited:
         self._content_type: str | None = None
         self._pieces: list[bytes] = []
         self._ended = False
-        self._error: PipeFailed | PipeLost | None = None
+        self._error: Exception | None = None
         self._news = asyncio.Event()
         self._exchange = open(request, self)
 
@@ -103,6 +103,10 @@ class Awaited:
 
     def lose(self) -> None:
         self._error = PipeLost()
+        self._news.set()
+
+    def fail(self, error: Exception) -> None:
+        self._error = error
         self._news.set()
 
     def flush(self) -> None:

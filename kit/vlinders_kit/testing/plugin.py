@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from vlinders_kit.db import Database
 from vlinders_kit.embedded.postgres import FOR_TESTS, Postgres
@@ -17,6 +18,10 @@ from vlinders_kit.embedded.valkey import Valkey
 from vlinders_kit.testing.databases import Cluster
 
 _HANDED = "vlinders_postgres"
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")

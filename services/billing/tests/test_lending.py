@@ -15,6 +15,7 @@ from sqlalchemy import text
 
 from vlinders.billing.v1 import credit_pb2 as credit
 from vlinders.billing.v1.credit_pb2_grpc import CreditServiceStub
+from vlinders_billing import lending
 from vlinders_kit.errors import failure_of
 from vlinders_kit.ids import new_id
 from vlinders_kit.testing import a_part
@@ -187,6 +188,27 @@ async def test_usage_on_its_way_is_not_waited_for(bank: Any) -> None:
         await stub.ReturnCredit(credit.ReturnCreditRequest(holder="inf_2", returns=[closes]))
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await stub.AcquireLease(bank.ask("ten_1", 11))
+
+    assert failure_of(refused.value).reason == "INSUFFICIENT_CREDIT"
+
+
+async def test_who_waits_hears_of_a_lease_that_is_closed_with_nothing_left(
+    bank: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lending, "LOOK_AGAIN_SECONDS", 3_600)  # he looks when he is told to
+    await bank.fund("ten_1", 100)
+    async with bank.replica(recall_wait=timedelta(hours=1)) as billing:
+        stub = CreditServiceStub(billing.channel(a_part("inference")))
+        lease = await stub.AcquireLease(bank.ask("ten_1", 90, holder="inf_2"))
+        async with answering(stub) as said:
+            asking = asyncio.ensure_future(stub.AcquireLease(bank.ask("ten_1", 11)))
+            await said.wait()
+            closes = credit.ReturnCreditRequest.Return(
+                return_id="r", lease_id=lease.lease_id, nanos=0, close=True
+            )
+            await stub.ReturnCredit(credit.ReturnCreditRequest(holder="inf_2", returns=[closes]))
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await asking
 
     assert failure_of(refused.value).reason == "INSUFFICIENT_CREDIT"
 

@@ -2,13 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 
+from vlinders.billing.v1 import credit_pb2 as credit
+from vlinders.billing.v1.credit_pb2_grpc import CreditServiceStub
 from vlinders_billing import recalls
 from vlinders_billing.recalls import RECALLS_KEPT, Recall, Recalls
 from vlinders_kit.db import Database
+from vlinders_kit.testing import a_part
 
 
 @pytest.fixture
@@ -92,6 +96,21 @@ async def test_an_answer_is_heard_by_whom_it_is_for_however_long(
 
         assert wait.busy == set(busy)
         assert other.busy == set()
+
+
+async def test_nobody_answers_for_the_leases_of_another(bank: Any, told: Recalls) -> None:
+    await bank.fund("ten_1", 100)
+    async with bank.replica() as billing:
+        stub: Any = CreditServiceStub(billing.channel(a_part("inference")))
+        asks = [bank.ask("ten_1", 50, holder=holder) for holder in ("inf_2", "inf_3")]
+        own, others = [(await stub.AcquireLease(ask)).lease_id for ask in asks]
+        request = credit.ReturnCreditRequest(holder="inf_2")
+        request.answers.add(recall_id="recall_1", busy_lease_ids=[own, others, "lease_of_nobody"])
+        with told.waiting("ten_1", "recall_1") as wait:
+            await stub.ReturnCredit(request)
+            await wait.news.wait()
+
+    assert wait.busy == {own}
 
 
 async def test_what_is_rolled_back_is_not_told(db: Database, told: Recalls) -> None:

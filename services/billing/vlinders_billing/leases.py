@@ -39,6 +39,7 @@ _ELSEWHERE = text("""
     WHERE account_id = :account AND over_at IS NULL AND holder <> :holder AND NOT closed
         AND id <> ALL(CAST(:busy AS text[]))
 """)
+_HELD_BY = text("SELECT id FROM lease WHERE id = ANY(:ids) AND holder = :holder")
 _RENEW = text("""
     WITH mine AS (
         SELECT id FROM lease
@@ -169,6 +170,11 @@ async def renew(
     return [id for id in lease_ids if id not in alive]
 
 
+async def held_by(tx: Tx, holder: str, lease_ids: Iterable[str]) -> set[str]:
+    """Those of the leases that are the holder's own: of others' it has nothing to say."""
+    return set(await tx.scalars(_HELD_BY, {"ids": list(set(lease_ids)), "holder": holder}))
+
+
 async def give_back(tx: Tx, holder: str, returns: Sequence[Return]) -> None:
     """Makes what is returned available again, once for each return, and closes what is to close.
 
@@ -271,11 +277,13 @@ async def _note(tx: Tx, returns: Sequence[Return]) -> list[Return]:
 
 
 async def _release(tx: Tx, amounts: Iterable[tuple[str, int]]) -> None:
-    """Frees the holds of wallets and wakes whoever waits for their money."""
+    """Frees the holds of wallets and wakes whoever waits for their money.
+
+    He is woken where nothing came back, too: of a lease that was closed, nothing will.
+    """
     freed: defaultdict[str, int] = defaultdict(int)
     for account_id, nanos in amounts:
-        if nanos:
-            freed[account_id] += nanos
-    await ledger.release(tx, freed)
+        freed[account_id] += nanos
+    await ledger.release(tx, {account_id: nanos for account_id, nanos in freed.items() if nanos})
     if freed:
         await recalls.tell_back(tx, map(tenant_of, freed))

@@ -23,7 +23,7 @@ WANTED = "credit_wanted"
 """Channel: a holder wants a tenant's idle money."""
 
 BACK = "credit_back"
-"""Channel: money of a tenant has come back to its wallet."""
+"""Channel: money of a tenant has come back to its wallet, or is known not to."""
 
 ANSWERED = "credit_answered"
 """Channel: nothing is idle in some leases, as their holder answers a recall."""
@@ -43,7 +43,7 @@ async def tell_wanted(tx: Tx, tenant_id: str, by: str, recall_id: str) -> None:
 
 
 async def tell_back(tx: Tx, tenant_ids: Iterable[str]) -> None:
-    """Wakes whoever waits for money of these tenants, if `tx` commits."""
+    """Wakes whoever waits for money of these tenants to look again, if `tx` commits."""
     await tx.execute(_TELL, {"channel": BACK, "told": list(tenant_ids)})
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlinders_gpu_scheduler.doubt import TICK
+from vlinders_gpu_scheduler.doubt import MEMORY, TICK
 from vlinders_gpu_scheduler.errors import StaleEpoch
 from vlinders_gpu_scheduler.fleet import Fleet
 from vlinders_gpu_scheduler.states import Move, State, Timers
@@ -230,6 +230,21 @@ class TestSelfDoubt:
         assert watched.states(workers) == [State.ONLINE] * 3
         watched.run(9)
         assert watched.states(workers) == [State.OFFLINE] * 3
+
+    def test_b_beats_that_have_waited_for_us_do_not_make_a_worker_irregular(
+        self, watched: Watched
+    ) -> None:
+        (worker,) = watched.join(1)
+        watched.age()
+        watched.clock.advance(30)
+        for _ in range(15):  # which we read at once
+            watched.fleet.beat(worker)
+        watched.fleet.tick()
+        watched.run(MEMORY, beating=[worker])
+
+        watched.run(5)
+
+        assert worker.life.state is State.SUSPECT
 
     def test_b_streams_that_broke_while_we_stalled_do_not_make_suspect(
         self, watched: Watched

@@ -7,6 +7,7 @@ worker depends on nothing else: no database, cache or bus is in sight here (e).
 """
 
 from collections import deque
+from math import inf
 
 from vlinders_gpu_scheduler.states import Timers
 
@@ -40,6 +41,7 @@ class Doubt:
         self._new_until = now + max(2 * timers.lease, 30.0)
         self._looked_at = now
         self._lags: deque[tuple[float, float]] = deque()
+        self._stalled_until = -inf
         self._released_at = now
         self._deaf = False
 
@@ -49,6 +51,8 @@ class Doubt:
         self._looked_at = now
         if lag > 0:
             self._lags.append((now, lag))
+        if lag > STALL:
+            self._stalled_until = now + MEMORY
         return lag > STALL
 
     def lag(self, now: float) -> float:
@@ -59,7 +63,7 @@ class Doubt:
 
     def stalled(self, now: float) -> bool:
         """Whether a stall of our own is so recent that broken streams may be its work."""
-        return self.lag(now) > STALL
+        return now <= self._stalled_until or self._current_lag(now) > STALL
 
     def weigh(self, now: float, *, fallen: int, silent: int, living: int) -> None:
         """Tells how many fell silent within the last lease, are silent now, and live at all."""

@@ -93,14 +93,15 @@ class Fleet:
         in a fleet that has grown, longer beats with longer leases.
 
         A `deaf` worker has heard none of our last answers: it lives, but starts nothing any more.
-        Unless we have stalled: then we have not answered.
+        Unless we have stalled: then we have not answered, and what comes at once has waited for us.
         """
         life, now = worker.life, self._clock.monotonic()
-        if deaf and not self.doubt.stalled(now):
+        stalled = self.doubt.stalled(now)
+        if deaf and not stalled:
             life.hear(now)
             self._move(worker, life.suspect(now, "hears nothing"))
             return None
-        self._move(worker, life.beat(now))
+        self._move(worker, life.beat(now, held_up=stalled))
         if len(self.workers) <= self._at_ease:
             return None
         wanted = self.timers

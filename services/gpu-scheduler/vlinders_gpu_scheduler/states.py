@@ -112,9 +112,13 @@ class Life:
         self._rhythm.interrupt()
         self._heard(now)
 
-    def beat(self, now: float) -> Move | None:
+    def beat(self, now: float, *, held_up: bool = False) -> Move | None:
+        """`held_up`: it may have waited for us: then its moment says nothing about the worker."""
         self._adopted = False
-        self._rhythm.beat(now)
+        if held_up:
+            self._rhythm.interrupt()
+        else:
+            self._rhythm.beat(now)
         self._heard(now)
         if self.state is State.REGISTERING:
             return self._move(State.ONLINE, "registered")

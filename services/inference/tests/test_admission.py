@@ -209,6 +209,16 @@ async def test_requests_that_wait_at_once_ask_billing_together() -> None:
     assert len(wallet.asked) <= 2
 
 
+async def test_those_who_wait_at_once_are_refused_together() -> None:
+    wallet = Wallet(balance=250)
+    (book,) = books(wallet)
+
+    holds = await admitted(*(asyncio.ensure_future(book.take("ten_1", 100)) for _ in range(100)))
+
+    assert len(holds) == 2
+    assert len(wallet.asked) <= 3
+
+
 async def test_a_scarce_wallet_is_asked_for_one_ceiling() -> None:
     wallet = Wallet(balance=250)
     (book,) = books(wallet)

@@ -1,18 +1,10 @@
 """HTTP to engines: what is hostile or broken is a failure of its own connection and of no other."""
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from vlinders_inference import connections
 from vlinders_inference.connections import Target, head_of
@@ -105,6 +97,22 @@ async def test_a_target_that_is_being_connected_to_is_in_use() -> None:
         assert await whole(await asking) == b"ok"
 
 
+async def test_a_target_is_silent_where_something_is_to_come_and_nothing_does() -> None:
+    half = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nok"
+    async with talking(Server(OK, half, OK)) as target:
+        await whole(await target.post(HEAD, b""))
+        target.listen()
+        assert not target.silent  # nothing is asked of it
+
+        await target.post(HEAD, b"")
+        assert not target.silent
+        target.listen()
+        assert target.silent
+
+        await whole(await target.post(HEAD, b""))  # on a connection that is new
+        assert not target.silent
+
+
 async def test_a_kept_connection_that_is_closed_as_it_is_used_is_replaced() -> None:
     server = Server(OK, Last(b""), OK)
     async with talking(server) as target:
@@ -191,45 +199,6 @@ async def test_who_gives_up_waiting_closes_the_connection() -> None:
         await asyncio.gather(asking, return_exceptions=True)
 
         await asyncio.wait_for(server.closed.wait(), 1)
-
-
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """A key and a certificate of its own for localhost."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    files = folder / "certificate.pem", folder / "key.pem"
-    files[0].write_bytes(made.public_bytes(Encoding.PEM))
-    files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return files
-
-
-async def test_only_a_trusted_certificate_gets_the_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chain, key = certificate(tmp_path)
-    shown = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    shown.load_cert_chain(chain, key)
-    server = Server(OK)
-    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=shown)
-    origin = f"https://localhost:{listening.sockets[0].getsockname()[1]}"
-
-    with pytest.raises(Disconnected):
-        await Target(origin, connect_seconds=2).post(HEAD, b"")
-    monkeypatch.setenv("SSL_CERT_FILE", str(chain))
-    target = Target(origin, connect_seconds=2)
-    assert await whole(await target.post(HEAD, b"")) == b"ok"
-
-    target.close()
-    listening.close()
-    await server.closed.wait()
-    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("value", ["a\r\nX: b", "a\nb", "ticket\x00", "schlüssel"])
@@ -328,6 +297,28 @@ async def test_a_fault_of_who_gets_what_comes_is_told_to_him() -> None:
         response = await target.post(HEAD, b"")
         with pytest.raises(ZeroDivisionError):
             await response.pump(lambda piece: bool(1 // 0))
+
+
+async def test_a_fault_is_told_even_if_the_answer_ends_before_anybody_has_heard_of_it() -> None:
+    class Still:
+        loop = asyncio.get_running_loop()
+
+        def pause(self) -> None: ...
+        def resume(self) -> None: ...
+        def half_close(self) -> None: ...
+        def abort(self) -> None: ...
+
+    response = Response(Still())
+    pumping = asyncio.create_task(response.pump(lambda piece: bool(1 // 0)))
+    await asyncio.sleep(0)
+
+    response.take(b"a piece")
+    response.came()
+    response.end()
+    response.came()
+
+    with pytest.raises(ZeroDivisionError):
+        await pumping
 
 
 async def test_an_engine_is_held_up_before_much_of_its_answer_is_here() -> None:

@@ -29,6 +29,9 @@ from vlinders_kit.testing import a_user, scripted, served
 from vlinders_kit.testing.callers import Impersonation
 
 SECRET = "ab" * 32
+START_SECONDS = 100
+"""For a process to start on a busy machine: it takes some seconds of processor time."""
+
 MOCK = """
 providers:
   - name: mock
@@ -94,10 +97,12 @@ async def test_it_starts_serves_and_ends_in_order(tmp_path: Path, database_url: 
             target = f"127.0.0.1:{variables['PORT']}"
             channel = connect(target, "vlinders.inference", Impersonation(a_user(), key))
             stub: Any = ModelServiceStub(channel)
-            listed = await stub.ListModels(ListModelsRequest(), wait_for_ready=True, timeout=20)
+            listed = await stub.ListModels(
+                ListModelsRequest(), wait_for_ready=True, timeout=START_SECONDS
+            )
             await channel.close()
             process.terminate()
-            _, log = await asyncio.wait_for(process.communicate(), 20)
+            _, log = await asyncio.wait_for(process.communicate(), START_SECONDS)
 
     assert [model.id for model in listed.data] == ["gpt-x"]
     assert [price.input_nanos for price in pricing.asked["PutPrices"][0].prices] == [1000]
@@ -112,7 +117,7 @@ async def test_a_wrong_catalogue_ends_the_start_with_what_to_do(
     variables = environment(tmp_path, database_url, "127.0.0.1:9")
     (tmp_path / "providers.yaml").write_text(MOCK.replace("input_price", "input_prize"))
     async with started(variables) as process:
-        _, log = await asyncio.wait_for(process.communicate(), 20)
+        _, log = await asyncio.wait_for(process.communicate(), START_SECONDS)
 
     assert process.returncode == 2
     assert b"providers[0].models.gpt-x.input_prize: is not known here" in log

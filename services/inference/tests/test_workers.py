@@ -301,6 +301,53 @@ async def test_a_suspect_that_says_nothing_but_its_stream_keeps_that(stage: Any)
     assert (await stage.ask(CHAT | {"stream": True})).failure is None
 
 
+@pytest.fixture
+def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who falls silent is soon asked, though nobody suspects it."""
+    monkeypatch.setattr(workers, "LOOK_SECONDS", 0.02)
+
+
+@pytest.mark.usefixtures("watchful", "hasty")
+async def test_a_worker_that_falls_silent_is_given_up_whether_it_is_suspected_or_not(
+    stage: Any,
+) -> None:
+    """Whoever beats irregularly is suspected late, and a scheduler may be away."""
+
+    async def stands_still(request: web.Request, body: Any) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(delta("one") + delta("two"))
+        stage.worker.living.clear()
+        await asyncio.sleep(60)
+        return response
+
+    stage.worker.script.append(stands_still)
+
+    answer = await stage.ask(CHAT | {"stream": True})
+
+    assert answer.failure.reason == "UPSTREAM_FAILED"
+    assert answer.failure.facts["cause"] == "connection lost"
+    assert answer.text == "onetwo"
+
+
+@pytest.mark.usefixtures("watchful")
+async def test_a_silent_worker_that_lives_is_asked_again_and_keeps_what_it_has_begun(
+    stage: Any,
+) -> None:
+    async def thinks_hard(request: web.Request, body: Any) -> web.StreamResponse:
+        for _ in range(2):
+            await stage.worker.asked_to_live.wait()
+            stage.worker.asked_to_live.clear()
+        return await stage.streams(*WHOLE)(request, body)
+
+    stage.worker.script.append(thinks_hard)
+
+    answer = await stage.ask(CHAT | {"stream": True})
+
+    assert answer.failure is None
+    assert answer.text == "one"
+
+
 async def test_the_usage_before_an_engines_error_is_what_is_charged(stage: Any) -> None:
     told = event({"choices": [], "usage": used(9, 5)}) + event({"error": {"message": "oom"}})
     stage.worker.script.append(stage.streams(delta("one"), told))

@@ -6,7 +6,7 @@ client costs some 75 µs a request and 15 µs a chunk; around the same parser th
 """
 
 import asyncio
-import ssl
+import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from vlinders_inference.responses import Disconnected, Response
+from vlinders_inference.tls import client_context, connect
 
 KEEPALIVE_SECONDS = 30.0
 """How long a connection that is not used is kept."""
@@ -35,17 +36,24 @@ LARGEST_HEAD = 64 * 1024
 
 
 class Target:
-    """One host and port, with the connections to it that are kept."""
+    """One host and port, with the connections to it that are kept.
 
-    def __init__(self, origin: str, *, connect_seconds: float) -> None:
+    `receive_bytes` of an answer are kept by the kernel at the most, which otherwise may come to
+    keep megabytes: for one that is near, since from afar it is also a bound of the speed.
+    """
+
+    def __init__(
+        self, origin: str, *, connect_seconds: float, receive_bytes: int | None = None
+    ) -> None:
         parts = urlsplit(origin)
         if parts.scheme not in ("http", "https") or parts.hostname is None:
             raise ValueError("a target is an http:// or https:// origin")
-        self._secure = parts.scheme == "https"
+        secure = parts.scheme == "https"
         self._host = parts.hostname
-        self._port = parts.port or (443 if self._secure else 80)
-        self._tls = _client_tls() if self._secure else None
+        self._port = parts.port or (443 if secure else 80)
+        self._tls = client_context() if secure else None
         self._connect_seconds = connect_seconds
+        self._receive_bytes = receive_bytes
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
         self._connecting = 0
@@ -87,6 +95,12 @@ class Target:
             else:
                 return response
 
+    @property
+    def silent(self) -> bool:
+        """Whether something is to come, and on no connection anything has come since `listen`."""
+        waits = any(connection.waits for connection in self._open)
+        return waits and not any(connection.silent is False for connection in self._open)
+
     def listen(self) -> None:
         """From now on it is known on which connections something comes."""
         for connection in self._open:
@@ -122,22 +136,18 @@ class Target:
             self._idle.remove(connection)
 
     async def _connect(self) -> "_Connection":
-        loop = asyncio.get_running_loop()
-        name = self._host if self._secure else None
+        connection = _Connection(self, asyncio.get_running_loop())
         self._connecting += 1
         try:
             async with asyncio.timeout(self._connect_seconds):
-                _, connection = await loop.create_connection(
-                    lambda: _Connection(self, loop),
-                    self._host,
-                    self._port,
-                    ssl=self._tls,
-                    server_hostname=name,
-                )
+                transport = await connect(connection, self._host, self._port, self._tls)
         except (OSError, TimeoutError) as error:
             raise Disconnected(type(error).__name__) from None
         finally:
             self._connecting -= 1
+        if self._receive_bytes is not None:
+            own: socket.socket = transport.get_extra_info("socket")
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_bytes)
         self._open.add(connection)
         return connection
 
@@ -163,8 +173,8 @@ class _Connection(asyncio.BufferedProtocol):
         self.loop = loop
         self.heard = False
         """Something has come since the request was sent."""
-        self.silent = False
-        """Nothing has come since its target began to listen."""
+        self.silent: bool | None = None
+        """Nothing has come since its target began to listen; None: it did not, to this one."""
         self.idle_since = 0.0
         self._target = target
         self._transport: Any = None
@@ -174,6 +184,11 @@ class _Connection(asyncio.BufferedProtocol):
         self._until_close = True
         self._unasked = False
         self._halved = False
+
+    @property
+    def waits(self) -> bool:
+        """Something is asked that is not answered to the end."""
+        return self._response is not None
 
     def send(self, head: bytes, body: bytes) -> Response:
         self.heard = False
@@ -300,9 +315,3 @@ def with_header(head: bytes, name: str, value: str) -> bytes:
     """What `head_of` has made, with one more header, of our own."""
     line, _, rest = head.partition(b"\r\n")
     return b"%s\r\n%s: %s\r\n%s" % (line, name.encode(), value.encode(), rest)
-
-
-def _client_tls() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    return context

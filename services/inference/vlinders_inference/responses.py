@@ -118,7 +118,7 @@ class Response:
             self._hold()
 
     def end(self, error: Disconnected | None = None) -> None:
-        self._error = error
+        self._error = self._error or error  # a fault of the sink's, told before, stands
         self.ended = True
 
     def came(self) -> None:

@@ -13,6 +13,9 @@ from vlinders_worker.meters import Body
 CLIENTS_FAULT = frozenset({400, 413, 422})
 """Statuses that say that the request is wrong. Any other is the engine's or its operator's."""
 
+PIECE_BYTES = 8 * 1024
+"""Of an answer that are in hand at once, in each shape that they take until they are passed on."""
+
 LONGEST_REFUSAL = 64 * 1024
 LONGEST_ANSWER = 256 * 1024 * 1024
 """Bytes; embeddings of a large batch are long."""
@@ -124,7 +127,7 @@ class Upstream:
         begun, heard = self.begun, False
         self._pulse.wait(begun=begun)
         try:
-            data = await content.readany()
+            data = await content.read(PIECE_BYTES)
             heard = True
             return data
         finally:

@@ -52,11 +52,14 @@ class CreditService(CreditServiceServicer):
         returns = [
             Return(row.return_id, row.lease_id, row.nanos, row.close) for row in request.returns
         ]
+        spoken_of = {id for answer in request.answers for id in answer.busy_lease_ids}
         async with self.db.begin() as tx:
             if returns:
                 await leases.give_back(tx, request.holder, returns)
+            own = await leases.held_by(tx, request.holder, spoken_of) if spoken_of else set()
             for answer in request.answers:
-                await recalls.tell_answered(tx, answer.recall_id, answer.busy_lease_ids)
+                busy = [id for id in answer.busy_lease_ids if id in own]
+                await recalls.tell_answered(tx, answer.recall_id, busy)
         return pb.ReturnCreditResponse()
 
     async def WatchRecalls(
