@@ -22,6 +22,7 @@ OURS = [file for file in compiled().file if file.name.startswith("vlinders/")]
 PUBLIC = {
     *("Register", "RegisterByName", "Login", "SignUp", "RefreshSession", "RotateSession"),
     "GetKeySet",
+    *("VerifyEmail", "RequestPasswordReset", "ResetPassword", "AcceptInvitation"),
 }
 """What anybody may call: a new one is added here, and thought about."""
 

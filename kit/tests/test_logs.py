@@ -26,6 +26,7 @@ def redacted(**event: Any) -> str:
         "vlinders_sk_live_{}",
         "the key vlinders_sk_live_{} is not known",
         "vlinders_rt_{}",
+        "vlinders_lt_{}",
         "sk-proj-{}",
         "Authorization: Bearer {}",
         "authorization: basic {}==",

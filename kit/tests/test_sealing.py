@@ -90,3 +90,29 @@ def test_a_file_that_holds_no_keys_is_refused_without_telling_them(
 
     with pytest.raises(ValueError, match=r"keys\.json is no readable file of sealing keys$"):
         Sealer.load(file)
+
+
+@given(st.binary(max_size=200), st.text(max_size=20))
+def test_what_is_signed_is_known(message: bytes, purpose: str) -> None:
+    assert SEALER.is_signed(message, SEALER.sign(message, purpose), purpose)
+
+
+def test_a_signature_is_of_one_message_for_one_purpose_by_one_key() -> None:
+    signature = SEALER.sign(b"message", "link:one")
+
+    assert not SEALER.is_signed(b"messages", signature, "link:one")
+    assert not SEALER.is_signed(b"message", signature, "link:other")
+    assert not Sealer({"new": b"x" * 32}, "new").is_signed(b"message", signature, "link:one")
+    for bit in range(8 * len(signature)):
+        changed = bytearray(signature)
+        changed[bit // 8] ^= 1 << bit % 8
+        assert not SEALER.is_signed(b"message", bytes(changed), "link:one")
+    for length in range(len(signature)):
+        assert not SEALER.is_signed(b"message", signature[:length], "link:one")
+
+
+def test_after_a_change_of_keys_what_was_signed_is_known() -> None:
+    signature = Sealer({"old": OLD}, "old").sign(b"message", "link:one")
+
+    assert SEALER.is_signed(b"message", signature, "link:one")
+    assert SEALER.sign(b"message", "link:one") != signature

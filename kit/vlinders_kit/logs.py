@@ -19,7 +19,7 @@ _SECRET_NAMES = re.compile(
 )
 _SECRET_TEXTS = re.compile(
     # Keys by their form: ours, those of providers, JWTs.
-    r"vlinders_(?:sk_live|rt)_[\w-]+|\bsk-[\w-]{8,}|eyJ[\w-]+\.[\w-]+\.[\w-]*"
+    r"vlinders_(?:sk_live|rt|lt)_[\w-]+|\bsk-[\w-]{8,}|eyJ[\w-]+\.[\w-]+\.[\w-]*"
     # What follows a scheme of HTTP, and `user:password` in a URL up to its last @.
     r"|(?i:\bbearer\s+)\S+|(?i:\bbasic\s+)[\w+/=-]{8,}|(?<=://)[^/\s]*:[^/\s]*(?=@)"
     # `token=…` of a URL or a DSN, and `"token": "…"` of JSON or a dict.

@@ -1,5 +1,6 @@
-"""Secrets at rest: sealed with AES-256-GCM, bound to what they are for."""
+"""Secrets at rest, sealed with AES-256-GCM; and signatures. Each is bound to what it is for."""
 
+import hmac
 import json
 import os
 from collections.abc import Mapping
@@ -8,6 +9,8 @@ from typing import Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 _NONCE = 12
 """Bytes; random, so one key may seal 2^32 secrets (NIST SP 800-38D 8.3)."""
@@ -31,6 +34,7 @@ class Sealer:
                 raise ValueError(
                     f"the sealing key {key_id[:20]!r} has not 32 bytes, or too long an id"
                 )
+        self._secrets = dict(keys)
         self._keys = {key_id: AESGCM(key) for key_id, key in keys.items()}
         self._current = current
 
@@ -46,6 +50,15 @@ class Sealer:
             return cls(keys, told["current"])
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             raise ValueError(f"{file} is no readable file of sealing keys") from None
+
+    def sign(self, message: bytes, purpose: str) -> bytes:
+        """32 bytes that nobody makes of `message`, for `purpose`, without the key."""
+        return self._signature(self._current, message, purpose)
+
+    def is_signed(self, message: bytes, signature: bytes, purpose: str) -> bool:
+        """Whether `sign` made `signature` of the same, with a key that is known here."""
+        known = [self._signature(key_id, message, purpose) for key_id in self._secrets]
+        return any(hmac.compare_digest(signature, each) for each in known)
 
     def seal(self, secret: bytes, purpose: str) -> bytes:
         """`secret`, so that only `open` with the same `purpose` (as `provider:mock`) reads it."""
@@ -65,3 +78,8 @@ class Sealer:
             return key.decrypt(nonce, body, purpose.encode())
         except InvalidTag:
             raise NotSealedHere from None
+
+    def _signature(self, key_id: str, message: bytes, purpose: str) -> bytes:
+        """HMAC-SHA256 with a key of the purpose's own (HKDF, RFC 5869): what seals never signs."""
+        derived = HKDF(SHA256(), 32, salt=None, info=b"vlinders signs " + purpose.encode())
+        return hmac.digest(derived.derive(self._secrets[key_id]), message, "sha256")

@@ -1,10 +1,15 @@
 """What the tests of auth share: the service on a real channel, by a clock that a test can move."""
 
+import asyncio
 import base64
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,6 +17,7 @@ import pytest
 from google.protobuf.message import Message
 from sqlalchemy import select
 
+from vlinders.api.v1 import options_pb2 as api
 from vlinders.api.v1.caller_pb2 import Caller
 from vlinders.auth.v1 import accounts_pb2 as accounts_pb
 from vlinders.auth.v1 import api_keys_pb2 as keys_pb
@@ -20,9 +26,18 @@ from vlinders.auth.v1 import sessions_pb2 as sessions_pb
 from vlinders.auth.v1.accounts_pb2_grpc import AccountAdminServiceStub, AccountServiceStub
 from vlinders.auth.v1.api_keys_pb2_grpc import ApiKeyServiceStub
 from vlinders.auth.v1.identity_pb2_grpc import IdentityServiceStub
+from vlinders.auth.v1.links_pb2_grpc import LinkServiceStub
+from vlinders.auth.v1.members_pb2_grpc import MemberServiceStub
 from vlinders.auth.v1.organizations_pb2_grpc import OrganizationServiceStub
 from vlinders.auth.v1.sessions_pb2_grpc import SessionServiceStub
+from vlinders_auth import accounts
+from vlinders_auth.accounts import Person
+from vlinders_auth.carriers import Spool
+from vlinders_auth.mails import Mailing
+from vlinders_auth.models import Tenant
 from vlinders_auth.passwords import Passwords
+from vlinders_auth.postman import Postman
+from vlinders_auth.recipients import Recipients
 from vlinders_auth.service import Bounds, Signing, services
 from vlinders_auth.sign_ins import SignIns
 from vlinders_auth.upkeep import Upkeep
@@ -42,9 +57,29 @@ PASSWORD = "correct horse battery staple"
 SEALER = Sealer({"k1": bytes(32)}, "k1")
 KEYS_PER_ACCOUNT = 5
 BOUNDS = Bounds(
-    keys_per_account=KEYS_PER_ACCOUNT, organizations_per_tenant=4, members_per_organization=4
+    keys_per_account=KEYS_PER_ACCOUNT,
+    organizations_per_tenant=4,
+    members_per_organization=4,
+    invitations_per_tenant=3,
 )
 THREADS, QUEUE = 2, 64
+PUBLIC_URL = "https://vlinders.example"
+SENDER = "Vlinders <no-reply@vlinders.example>"
+MAILS_WAITING = 6
+
+
+def token_in(mail: EmailMessage) -> str:
+    """The token of the link that a mail brings."""
+    found = re.search(r"#token=(\S+)", text_of(mail))
+    assert found is not None
+    return found[1]
+
+
+def text_of(mail: EmailMessage, kind: str = "plain") -> str:
+    part = mail.get_body((kind,))
+    assert part is not None
+    text: str = part.get_content()
+    return text
 
 
 @dataclass
@@ -55,6 +90,8 @@ class Auth:
     upkeep: Upkeep
     passwords: Passwords
     clock: ManualClock
+    postman: Postman
+    mail_folder: Path
     server: Served = field(init=False)
 
     def _stub(self, kind: Any, caller: Caller) -> Any:
@@ -78,12 +115,37 @@ class Auth:
     def organizations(self, caller: Caller) -> Any:
         return self._stub(OrganizationServiceStub, caller)
 
+    def members(self, caller: Caller | None = None) -> Any:
+        return self._stub(MemberServiceStub, caller or anybody())
+
+    def links(self, caller: Caller | None = None) -> Any:
+        return self._stub(LinkServiceStub, caller or anybody())
+
+    async def mails(self) -> list[EmailMessage]:
+        """The mails that have been sent since it was asked last, oldest first."""
+        while await self.postman.turn():
+            continue
+        files = sorted(self.mail_folder.glob("*.eml"))
+        read = [message_from_bytes(file.read_bytes(), policy=policy.default) for file in files]
+        for file in files:
+            file.unlink()
+        return read
+
     async def register(self, email: str = "ada@example.com", **over: Any) -> Caller:
         """Signs somebody up, and answers with him as the gateway would know him."""
         usual = {"password": PASSWORD, "full_name": "Ada", "tenant_name": "Engines"}
         request = accounts_pb.RegisterRequest(**{"email": email, **usual, **over})
         made = await self.accounts().Register(request)
         return a_user(account_id=made.user_id, tenant_id=made.tenant_id)
+
+    async def colleague(self, of: Caller, name: str, *roles: api.Role) -> Caller:
+        """Another account in the tenant of `of`: a developer unless told otherwise."""
+        person = Person(f"{name}@example.com", "", name.title())
+        wanted = roles or (api.ROLE_DEVELOPER,)
+        async with self.db.begin() as tx:
+            tenant = await tx.get_one(Tenant, of.tenant_id)
+            made = await accounts.join(tx, tenant, person, wanted, now=NOW)
+        return a_user(account_id=made.id, tenant_id=of.tenant_id, roles=wanted)
 
     async def login(
         self,
@@ -134,6 +196,11 @@ async def failed(call: Awaitable[Any]) -> Failure:
     return failure_of(refused.value)
 
 
+async def refused(call: Awaitable[Any]) -> str:
+    """The reason for which a call is refused."""
+    return (await failed(call)).reason
+
+
 def anybody(**over: Any) -> Caller:
     usual = {"kind": Caller.KIND_ANONYMOUS, "client_address": "192.0.2.1"}
     return Caller(**{**usual, **over})
@@ -147,13 +214,20 @@ async def passwords() -> AsyncIterator[Passwords]:
 
 
 @pytest.fixture
-async def auth(db: Database, passwords: Passwords) -> AsyncIterator[Auth]:
+async def auth(db: Database, passwords: Passwords, tmp_path: Path) -> AsyncIterator[Auth]:
     clock = ManualClock(NOW)
     upkeep = Upkeep(db, SEALER, signing_key_lifetime=DAYS_30, clock=clock)
     await upkeep.turn_keys()
-    running = Auth(db, upkeep, passwords, clock)
+    told = asyncio.Event()
+    recipients = Recipients(SEALER, public_url=PUBLIC_URL)
+    spool = Spool(tmp_path / "mail")
+    postman = Postman(db, spool, recipients, clock, sender=SENDER, told=told)
+    mailing = Mailing(
+        offered=True, per_address=3, per_account=4, most_waiting=MAILS_WAITING, wake=told.set
+    )
+    running = Auth(db, upkeep, passwords, clock, postman, tmp_path / "mail")
     signing = Signing(upkeep, "vlinders", "vlinders", clock)
     sign_ins = SignIns(db, passwords, clock, lifetime=DAYS_30)
-    rim = services(db, passwords, sign_ins, signing, clock, SEALER, bounds=BOUNDS)
+    rim = services(db, passwords, sign_ins, signing, clock, SEALER, bounds=BOUNDS, mailing=mailing)
     async with served("vlinders.auth", *rim) as running.server:
         yield running

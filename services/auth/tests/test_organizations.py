@@ -12,25 +12,13 @@ from vlinders.api.v1.caller_pb2 import Caller
 from vlinders.api.v1.options_pb2 import Page
 from vlinders.auth.v1 import organizations_pb2 as pb
 from vlinders.auth.v1.events_pb2 import Audited
-from vlinders_auth import accounts
-from vlinders_auth.accounts import Person
-from vlinders_auth.models import Membership, Tenant
+from vlinders_auth.models import Membership
 from vlinders_kit.errors import failure_of
 from vlinders_kit.testing import a_user, an_api_key
 
-from .conftest import BOUNDS, NOW, Auth
+from .conftest import BOUNDS, NOW, Auth, refused
 
 ADMIN, MEMBER = pb.MEMBER_ROLE_ADMIN, pb.MEMBER_ROLE_MEMBER
-
-
-async def colleague(auth: Auth, of: Caller, name: str, *roles: int) -> Caller:
-    """Another account in the tenant of `of`: a developer unless told otherwise."""
-    person = Person(f"{name}@example.com", "", name.title())
-    wanted = roles or (api.ROLE_DEVELOPER,)
-    async with auth.db.begin() as tx:
-        tenant = await tx.get_one(Tenant, of.tenant_id)
-        made = await accounts.join(tx, tenant, person, wanted, now=NOW)
-    return a_user(account_id=made.id, tenant_id=of.tenant_id, roles=wanted)
 
 
 async def made(auth: Auth, by: Caller, name: str = "Engineering", **over: Any) -> str:
@@ -48,12 +36,6 @@ async def add(auth: Auth, by: Caller, organization: str, who: Caller, role: int 
             role=role,  # type: ignore[arg-type]
         )
     )
-
-
-async def refused(call: Any) -> str:
-    with pytest.raises(grpc.aio.AioRpcError) as error:
-        await call
-    return failure_of(error.value).reason
 
 
 async def names(auth: Auth, who: Caller, **page: Any) -> list[str]:
@@ -89,7 +71,7 @@ async def test_its_maker_is_its_first_member_and_admin(auth: Auth) -> None:
 
 async def test_a_list_has_what_one_is_a_member_of_in_the_order_asked_for(auth: Auth) -> None:
     ada = await auth.register()
-    bob = await colleague(auth, ada, "bob")
+    bob = await auth.colleague(ada, "bob")
     for name in ("Beta", "Alpha", "Gamma"):
         auth.clock.advance(1)
         last = await made(auth, ada, name)
@@ -105,7 +87,7 @@ async def test_a_list_has_what_one_is_a_member_of_in_the_order_asked_for(auth: A
 
 async def test_pages_by_the_count_of_members_neither_repeat_nor_leave_out(auth: Auth) -> None:
     ada = await auth.register()
-    bob = await colleague(auth, ada, "bob")
+    bob = await auth.colleague(ada, "bob")
     for number in range(4):
         organization = await made(auth, ada, f"o{number}")
         if number % 2:
@@ -143,7 +125,7 @@ async def test_what_one_does_not_see_is_as_what_does_not_exist(auth: Auth, tenan
     organization = await made(auth, ada)
     eve = await auth.register("eve@example.com")
     if tenant == "the same":
-        eve = await colleague(auth, ada, "mallory")
+        eve = await auth.colleague(ada, "mallory")
     target = {"organization_id": organization}
     member = {**target, "account_id": ada.account_id}
     rim = auth.organizations(eve)
@@ -173,7 +155,7 @@ async def test_what_one_does_not_see_is_as_what_does_not_exist(auth: Auth, tenan
 
 async def test_a_member_sees_it_and_changes_nothing_but_that_he_leaves(auth: Auth) -> None:
     ada = await auth.register()
-    bob = await colleague(auth, ada, "bob")
+    bob = await auth.colleague(ada, "bob")
     organization = await made(auth, ada)
     await add(auth, ada, organization, bob)
     target = {"organization_id": organization}
@@ -206,7 +188,7 @@ async def test_a_member_sees_it_and_changes_nothing_but_that_he_leaves(auth: Aut
 
 async def test_an_admin_of_the_tenant_changes_what_he_is_no_member_of(auth: Auth) -> None:
     ada = await auth.register()
-    bob = await colleague(auth, ada, "bob")
+    bob = await auth.colleague(ada, "bob")
     organization = await made(auth, bob)
 
     changed = await auth.organizations(ada).UpdateOrganization(
@@ -234,7 +216,7 @@ async def test_only_accounts_of_the_tenant_can_be_taken_in(auth: Auth) -> None:
 
 async def test_who_is_taken_in_by_many_at_once_is_in_it_once(auth: Auth) -> None:
     ada = await auth.register()
-    bob = await colleague(auth, ada, "bob")
+    bob = await auth.colleague(ada, "bob")
     organization = await made(auth, ada)
 
     answers = await asyncio.gather(*(add(auth, ada, organization, bob) for _ in range(8)))
@@ -247,7 +229,7 @@ async def test_who_is_taken_in_by_many_at_once_is_in_it_once(auth: Auth) -> None
 
 async def test_of_two_admins_who_would_both_leave_one_stays(auth: Auth) -> None:
     ada = await auth.register()
-    bob = await colleague(auth, ada, "bob")
+    bob = await auth.colleague(ada, "bob")
     organization = await made(auth, ada)
     await add(auth, ada, organization, bob, ADMIN)
 
@@ -270,7 +252,7 @@ async def test_of_two_admins_who_would_both_leave_one_stays(auth: Auth) -> None:
 
 async def test_the_last_admin_can_be_made_no_member_either(auth: Auth) -> None:
     ada = await auth.register()
-    bob = await colleague(auth, ada, "bob")
+    bob = await auth.colleague(ada, "bob")
     organization = await made(auth, ada)
     await add(auth, ada, organization, bob)
 
@@ -320,7 +302,7 @@ async def test_one_has_no_more_members_than_it_may(auth: Auth) -> None:
     ada = await auth.register()
     organization = await made(auth, ada)
     most = BOUNDS.members_per_organization
-    others = [await colleague(auth, ada, f"other{number}") for number in range(most + 1)]
+    others = [await auth.colleague(ada, f"other{number}") for number in range(most + 1)]
 
     answers = await asyncio.gather(
         *(add(auth, ada, organization, other) for other in others), return_exceptions=True
@@ -333,7 +315,7 @@ async def test_one_has_no_more_members_than_it_may(auth: Auth) -> None:
 
 async def test_a_viewer_makes_none(auth: Auth) -> None:
     ada = await auth.register()
-    viewer = await colleague(auth, ada, "vic", api.ROLE_VIEWER)
+    viewer = await auth.colleague(ada, "vic", api.ROLE_VIEWER)
 
     assert await refused(made(auth, viewer)) == "NOT_PERMITTED"
 
@@ -360,7 +342,7 @@ async def test_a_field_that_is_wrong_is_named(auth: Auth, field: str, value: str
 
 async def test_each_change_is_told_to_the_audit(auth: Auth) -> None:
     ada = await auth.register()
-    bob = await colleague(auth, ada, "bob")
+    bob = await auth.colleague(ada, "bob")
     organization = await made(auth, ada)
     target = {"organization_id": organization}
     member = {**target, "account_id": bob.account_id}

@@ -59,6 +59,11 @@ def test_what_is_needed_is_enough(environment: Any) -> None:
         ("CALLER_KEY", "short"),
         ("PASSWORD_MEMORY_KIB", "1024"),
         ("SIGNING_KEY_LIFETIME", "PT1M"),
+        ("PUBLIC_URL", "vlinders.example"),
+        ("PUBLIC_URL", "https://vlinders.example/somewhere"),
+        ("SMTP_ENCRYPTION", "perhaps"),
+        ("SMTP_AUTHORITY_FILE", __file__),
+        ("MAIL_SENDER", "nobody"),
     ],
 )
 def test_a_start_that_would_not_be_safe_is_refused(
@@ -72,6 +77,25 @@ def test_a_start_that_would_not_be_safe_is_refused(
     said = capsys.readouterr().err
     assert said.startswith(f"VLINDERS_AUTH_{name}: ")
     assert value is None or name.endswith("FILE") or value not in said.partition(". ")[0]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"SMTP_USERNAME": "vlinders"},
+        {"SMTP_PASSWORD": "secret"},
+        {"SMTP_USERNAME": "vlinders", "SMTP_PASSWORD": "secret", "SMTP_ENCRYPTION": "none"},
+    ],
+)
+def test_a_password_of_a_mail_server_is_said_to_it_alone(
+    environment: Any, capsys: pytest.CaptureFixture[str], given: dict[str, str]
+) -> None:
+    environment(SMTP_HOST="mail.example.com", **given)
+
+    with pytest.raises(SystemExit):
+        AuthSettings.load()
+
+    assert "secret" not in capsys.readouterr().err
 
 
 def test_every_setting_is_in_the_readme_with_its_sentence() -> None:

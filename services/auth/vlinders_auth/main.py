@@ -1,7 +1,13 @@
 """`python -m vlinders_auth.main`: the auth service, put together."""
 
+import asyncio
+
 from vlinders_auth.bootstrap import Administrator, bootstrap
+from vlinders_auth.carriers import Carrier, Server, Smtp, Spool
+from vlinders_auth.mails import Mailing
 from vlinders_auth.passwords import Passwords
+from vlinders_auth.postman import Postman
+from vlinders_auth.recipients import Recipients
 from vlinders_auth.service import Bounds, Signing, services
 from vlinders_auth.settings import AuthSettings
 from vlinders_auth.sign_ins import SignIns
@@ -48,10 +54,47 @@ async def _serve(
         keys_per_account=settings.keys_per_account,
         organizations_per_tenant=settings.organizations_per_tenant,
         members_per_organization=settings.members_per_organization,
+        invitations_per_tenant=settings.invitations_per_tenant,
     )
-    serving = services(db, passwords, sign_ins, signing, clock, sealer, bounds=bounds)
-    for service in serving:
+    mailing = _mailing(process, db, sealer, settings)
+    for service in services(
+        db, passwords, sign_ins, signing, clock, sealer, bounds=bounds, mailing=mailing
+    ):
         process.serve(*service)
+
+
+def _mailing(process: Process, db: Database, sealer: Sealer, settings: AuthSettings) -> Mailing:
+    """Where mails are asked for. The postman runs where there is anything to send them with."""
+    carrier = _carrier(settings)
+    told = asyncio.Event()
+    if carrier is not None:
+        recipients = Recipients(sealer, public_url=settings.public_url)
+        clock = SystemClock()
+        postman = Postman(db, carrier, recipients, clock, sender=settings.mail_sender, told=told)
+        process.background("postman", postman.run)
+    return Mailing(
+        offered=carrier is not None,
+        per_address=settings.mails_per_address,
+        per_account=settings.mails_per_account,
+        most_waiting=settings.mails_waiting,
+        wake=told.set,
+    )
+
+
+def _carrier(settings: AuthSettings) -> Carrier | None:
+    if settings.smtp_host is None:
+        return None if settings.mail_folder is None else Spool(settings.mail_folder)
+    password = settings.smtp_password
+    return Smtp(
+        Server(
+            settings.smtp_host,
+            settings.smtp_port,
+            settings.smtp_encryption,
+            authority=settings.smtp_authority_file,
+            username=settings.smtp_username,
+            password=None if password is None else password.get_secret_value(),
+        )
+    )
 
 
 def _administrator(settings: AuthSettings) -> Administrator:

@@ -213,7 +213,7 @@ class Invitation(Table):
 
 
 class Link(Table):
-    """A link that was sent by e-mail and has not been used."""
+    """A link that was sent by e-mail and has not been used. What signs it is not kept."""
 
     __tablename__ = "link"
 
@@ -224,10 +224,44 @@ class Link(Table):
     """Whose it is: an account, or an invitation."""
     email: Mapped[str]
     """Where it was sent. It opens nothing once the account has another."""
+    password_sha256: Mapped[bytes | None]
+    """Of the hash of the password that it may replace. It opens nothing once there is another."""
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)
 
     __table_args__ = (Index("link_subject", "subject_id", "purpose"),)
+
+
+class Mail(Table):
+    """A mail that was asked for: to be sent, or counted among those that were sent lately.
+
+    The link in it is made when it is sent for the first time, its token each time anew: nothing
+    here opens anything.
+    """
+
+    __tablename__ = "mail"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    purpose: Mapped[str]
+    """Of its link."""
+    email: Mapped[str]
+    """Where to, in lower case."""
+    subject_id: Mapped[str | None]
+    """Whose link it brings; without, that of whoever has the e-mail, if anybody."""
+    asked_by: Mapped[str | None]
+    """The account that asked for it; nobody who has forgotten his password is known."""
+    link_id: Mapped[str | None]
+    created_at: Mapped[datetime]
+    due_at: Mapped[datetime | None]
+    """When it is to be sent, or sent again; NULL when it is done with."""
+    tries: Mapped[int] = mapped_column(SmallInteger)
+
+    __table_args__ = (
+        Index("mail_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+        Index("mail_email", "email", "created_at"),
+        Index("mail_asked_by", "asked_by", "created_at"),
+        Index("mail_created_at", "created_at"),
+    )
 
 
 class OAuthIdentity(Table):

@@ -1,11 +1,15 @@
 """Settings of the auth service. Each is a `VLINDERS_AUTH_…` variable of the environment."""
 
+import re
+import ssl
 from datetime import timedelta
+from email.utils import parseaddr
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
+from vlinders_auth.carriers import Encryption
 from vlinders_kit import api_keys
 from vlinders_kit.sealing import Sealer
 from vlinders_kit.settings import ServiceSettings
@@ -50,6 +54,45 @@ class AuthSettings(ServiceSettings):
     members_per_organization: int = Field(1_000, ge=1)
     """How many members an organization may have."""
 
+    invitations_per_tenant: int = Field(100, ge=1)
+    """How many people may be asked to join a tenant and have not answered."""
+
+    public_url: str = Field("http://127.0.0.1:8080", pattern=r"^https?://[^\s/?#@]+/?$")
+    """Where clients find the gateway: what the links in mails begin with."""
+
+    smtp_host: str | None = None
+    """Mail server that mails are sent by; without, they are written into the folder below."""
+
+    smtp_port: int = Field(587, ge=1, le=65535)
+    """Its port: usually 587 with `starttls`, 465 with `tls`."""
+
+    smtp_encryption: Encryption = "starttls"
+    """How it is spoken to: `starttls`, `tls` from the first byte, or `none`."""
+
+    smtp_authority_file: Path | None = None
+    """PEM file of the authority of its certificate; without, those that the system knows."""
+
+    smtp_username: str | None = None
+    """Who signs in there; without, nobody does."""
+
+    smtp_password: SecretStr | None = None
+    """The password that goes with it."""
+
+    mail_folder: Path | None = None
+    """Folder that mails are written into, a file each; without it and a server, none are sent."""
+
+    mail_sender: str = "Vlinders <no-reply@localhost>"
+    """Whom mails are from, as an address or `Name <address>`."""
+
+    mails_per_address: int = Field(5, ge=1)
+    """Mails that go to one address in an hour."""
+
+    mails_per_account: int = Field(50, ge=1)
+    """Mails that one account may ask for in an hour."""
+
+    mails_waiting: int = Field(1_000, ge=1)
+    """Mails that may wait to be sent; beyond, no more are taken for the moment."""
+
     password_memory_kib: int = Field(19 * 1024, ge=19 * 1024)
     """Memory that one argon2id hash takes. Old hashes follow when it is raised."""
 
@@ -67,6 +110,31 @@ class AuthSettings(ServiceSettings):
     def _is_readable(cls, file: Path) -> Path:
         Sealer.load(file)
         return file
+
+    @field_validator("smtp_authority_file")
+    @classmethod
+    def _has_certificates(cls, file: Path | None) -> Path | None:
+        try:
+            ssl.create_default_context(cafile=file)
+        except OSError:
+            raise ValueError("no PEM file of certificates") from None
+        return file
+
+    @field_validator("mail_sender")
+    @classmethod
+    def _is_an_address(cls, sender: str) -> str:
+        address = parseaddr(sender)[1]
+        if not re.fullmatch(r"[^@\s]+@[^@\s]+", address) or not sender.isprintable():
+            raise ValueError("not an address, nor a name with one in <>")
+        return sender
+
+    @model_validator(mode="after")
+    def _says_no_password_in_clear(self) -> Self:
+        if (self.smtp_username is None) != (self.smtp_password is None):
+            raise ValueError("smtp_username and smtp_password go together")
+        if self.smtp_username is not None and self.smtp_encryption == "none":
+            raise ValueError("smtp_password is not said without encryption")
+        return self
 
     @field_validator("operator_api_key")
     @classmethod

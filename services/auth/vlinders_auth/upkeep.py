@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from vlinders_auth import attempts, sessions, signing_keys
+from vlinders_auth import attempts, links, mails, members, sessions, signing_keys
 from vlinders_auth.signing_keys import Ring
 from vlinders_kit import logs, metrics
 from vlinders_kit.clock import Clock
@@ -61,7 +61,7 @@ class Upkeep:
         )
 
     async def forget_old(self) -> None:
-        """Deletes expired sessions and attempts."""
+        """Deletes what has expired: sessions, attempts, links, invitations and mails."""
         async with self._db.begin() as tx:
-            await attempts.forget_old(tx, now=self._clock.now())
-            await sessions.forget_old(tx, now=self._clock.now())
+            for things in (attempts, sessions, links, members, mails):
+                await things.forget_old(tx, now=self._clock.now())

@@ -9,13 +9,18 @@ from vlinders.auth.v1.accounts_pb2_grpc import (
 )
 from vlinders.auth.v1.api_keys_pb2_grpc import add_ApiKeyServiceServicer_to_server
 from vlinders.auth.v1.identity_pb2_grpc import add_IdentityServiceServicer_to_server
+from vlinders.auth.v1.links_pb2_grpc import add_LinkServiceServicer_to_server
+from vlinders.auth.v1.members_pb2_grpc import add_MemberServiceServicer_to_server
 from vlinders.auth.v1.organizations_pb2_grpc import add_OrganizationServiceServicer_to_server
 from vlinders.auth.v1.sessions_pb2_grpc import add_SessionServiceServicer_to_server
+from vlinders_auth.mails import Mailing
 from vlinders_auth.passwords import Passwords
 from vlinders_auth.service.accounts import AccountService
 from vlinders_auth.service.admin import AccountAdminService
 from vlinders_auth.service.api_keys import ApiKeyService
 from vlinders_auth.service.identity import IdentityService
+from vlinders_auth.service.links import LinkService
+from vlinders_auth.service.members import MemberService
 from vlinders_auth.service.organizations import OrganizationService
 from vlinders_auth.service.sessions import SessionService, Signing
 from vlinders_auth.sign_ins import SignIns
@@ -33,6 +38,7 @@ class Bounds:
     keys_per_account: int
     organizations_per_tenant: int
     members_per_organization: int
+    invitations_per_tenant: int
 
 
 def services(
@@ -44,6 +50,7 @@ def services(
     sealer: Sealer,
     *,
     bounds: Bounds,
+    mailing: Mailing,
 ) -> list[tuple[str, Any, Any]]:
     """All of them, as `Process.serve` takes each."""
     package = "vlinders.auth.v1"
@@ -54,6 +61,10 @@ def services(
         most=bounds.organizations_per_tenant,
         most_members=bounds.members_per_organization,
     )
+    members = MemberService(
+        db, passwords, mailing, sealer, clock, most_invitations=bounds.invitations_per_tenant
+    )
+    links = LinkService(db, passwords, mailing, sealer, clock)
     return [
         (
             f"{package}.AccountService",
@@ -76,6 +87,8 @@ def services(
             add_OrganizationServiceServicer_to_server,
             organizations,
         ),
+        (f"{package}.MemberService", add_MemberServiceServicer_to_server, members),
+        (f"{package}.LinkService", add_LinkServiceServicer_to_server, links),
         (
             f"{package}.IdentityService",
             add_IdentityServiceServicer_to_server,

@@ -70,11 +70,28 @@ def upgrade() -> None:
             purpose text NOT NULL,
             subject_id text NOT NULL,
             email text NOT NULL,
+            password_sha256 bytea CHECK (length(password_sha256) = 32),
             created_at timestamptz NOT NULL,
             expires_at timestamptz NOT NULL
         );
         CREATE INDEX link_subject ON link (subject_id, purpose);
         CREATE INDEX ix_link_expires_at ON link (expires_at);
+
+        CREATE TABLE mail (
+            id text PRIMARY KEY,
+            purpose text NOT NULL,
+            email text NOT NULL CHECK (email = lower(email)),
+            subject_id text,
+            asked_by text,
+            link_id text,
+            created_at timestamptz NOT NULL,
+            due_at timestamptz,
+            tries smallint NOT NULL
+        );
+        CREATE INDEX mail_due ON mail (due_at) WHERE due_at IS NOT NULL;
+        CREATE INDEX mail_email ON mail (email, created_at);
+        CREATE INDEX mail_asked_by ON mail (asked_by, created_at);
+        CREATE INDEX mail_created_at ON mail (created_at);
 
         CREATE TABLE oauth_identity (
             provider text NOT NULL,
