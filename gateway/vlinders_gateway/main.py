@@ -5,7 +5,7 @@ import signal
 from contextlib import AsyncExitStack
 
 from vlinders.inference.v1 import generations_pb2
-from vlinders_gateway import documents, routes, streams, voiding
+from vlinders_gateway import account_pages, documents, routes, streams, voiding
 from vlinders_gateway.admission import Admission
 from vlinders_gateway.bodies import Limits as BodyLimits
 from vlinders_gateway.dialects import DIALECTS
@@ -106,6 +106,7 @@ class Gateway:
         deadline = settings.call_deadline.total_seconds()
         app = routes.assemble(admission, self._channels, me, deadline=deadline)
         documents.add_to(app, ready=self.ready)
+        account_pages.add_to(app)
         rules = Rules(
             origins=settings.cors_origins,
             trusted=settings.trusted_proxies,

@@ -23,7 +23,7 @@ from joserfc.jwk import RSAKey
 from vlinders.api.v1.caller_pb2 import Caller
 from vlinders.auth.v1.identity_pb2 import IntrospectRequest, IntrospectResponse
 from vlinders.auth.v1.sessions_pb2 import KeySet
-from vlinders_gateway import documents, routes, tokens
+from vlinders_gateway import account_pages, documents, routes, tokens
 from vlinders_gateway.admission import Admission
 from vlinders_gateway.bodies import Limits as BodyLimits
 from vlinders_gateway.dialects import DIALECTS
@@ -145,6 +145,7 @@ async def gateway(
         admission = Admission(identities, limits, rates)
         app = routes.assemble(admission, channels, me, deadline=5)
         documents.add_to(app, ready=lambda: True)
+        account_pages.add_to(app)
         edge = Edge(routes.behind(app), rules, bodies or BodyLimits())
         listener = listen("127.0.0.1", 0, shared=False)
         port = listener.getsockname()[1]
