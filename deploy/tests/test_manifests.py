@@ -171,7 +171,7 @@ class TestACluster:
             for row in workload.variables.values():
                 assert secret.search(row.get("value", "")) is None, row["name"]
                 assert not re.search(
-                    r"((?<!TLS_)KEY|TOKEN|PASSWORD|_URL|BUS|REDIS)$", row["name"]
+                    r"((?<!TLS_)KEY|TOKEN|PASSWORD|(?<!PUBLIC)_URL|BUS|REDIS)$", row["name"]
                 ) or ("secretKeyRef" in row.get("valueFrom", {})), row["name"]
 
     def test_says_of_every_object_when_it_is_applied(self, cluster: Cluster) -> None:

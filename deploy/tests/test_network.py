@@ -56,6 +56,7 @@ def test_what_is_outside_is_reached_by_whom_it_concerns() -> None:
     assert prod == {
         ("inference", 443),
         ("gateway", 6379),
+        ("auth", 587),
         ("prometheus", 9093),
         *((part, 5432) for part in DATABASES),
         *((part, port) for part in brokers for port in (9092, 9093)),

@@ -144,6 +144,8 @@ class Stack:
             "ADMIN_USERNAME": self.options.admin_username,
             "ADMIN_PASSWORD": self.secrets.admin_password,
             "OPERATOR_API_KEY": self.secrets.api_key,
+            "PUBLIC_URL": os.environ.get("VLINDERS_AUTH_PUBLIC_URL", self.url),
+            "MAIL_FOLDER": self._folder("mails"),
         }
 
     def _billing(self, number: int) -> dict[str, object]:
