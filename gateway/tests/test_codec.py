@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
+from uuid import UUID
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -9,13 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlinders.api.v1.options_pb2 import Role
-from vlinders.auth.v1.accounts_pb2 import Account, AccountStatus
+from vlinders.auth.v1.accounts_pb2 import (
+    Account,
+    AccountStatus,
+    ListAccountsRequest,
+    SetAccountStatusRequest,
+    UpdateMyAccountRequest,
+)
 from vlinders.auth.v1.api_keys_pb2 import CreateApiKeyRequest, ListApiKeysRequest
-from vlinders.billing.v1.ledger_pb2 import Transfer
+from vlinders.billing.v1.ledger_pb2 import Transfer, Wallet
 from vlinders.gpu_scheduler.v1.workers_pb2 import Worker
 from vlinders.inference.v1.generations_pb2 import CreateChatCompletionRequest
 from vlinders_gateway.codec import MOST_ITEMS, Codec
-from vlinders_gateway.spelling import SECONDS
+from vlinders_gateway.spelling import SECONDS, UUIDS
+from vlinders_kit import ids
 from vlinders_kit.errors import MOST_VIOLATIONS, InvalidRequest, Violation
 
 CODEC = Codec()
@@ -218,3 +226,82 @@ def test_a_dialect_spells_names_and_paths_its_own_way() -> None:
     assert found is not None
     assert found.name == "memory_total_bytes"
     assert CAMEL.at(ListApiKeysRequest.DESCRIPTOR, "limit") == ("limit", None)
+
+
+TABLES = Codec(
+    names={"Account.operator": "role"},
+    ids=UUIDS,
+    values={
+        "Account.operator": {False: "user", True: "admin"},
+        "ListAccountsRequest.active": {True: "yes", False: "no"},
+        "SetAccountStatusRequest.status": {"active": True, "inactive": False},
+        "permissions": {"all:read": "read"},
+    },
+    units={"Wallet.balance_nanos": 2},
+    nulls=frozenset({"Account.full_name", "UpdateMyAccountRequest.avatar_url"}),
+    hidden=frozenset({"UpdateMyAccountRequest.email"}),
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "status"),
+    [(True, AccountStatus.ACCOUNT_STATUS_ACTIVE), (False, AccountStatus.ACCOUNT_STATUS_INACTIVE)],
+)
+def test_a_table_says_which_value_means_which(value: bool, status: Any) -> None:
+    assert TABLES.load(SetAccountStatusRequest, {"status": value}).status == status
+    assert TABLES.dump(SetAccountStatusRequest(status=status))["status"] is value
+
+
+@pytest.mark.parametrize("value", [1, 0, "true", "active", [], {}, 1.0])
+def test_no_other_value_than_those_of_a_table_is_read(value: Any) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        TABLES.load(SetAccountStatusRequest, {"status": value})
+    [broken] = refused.value.broken
+    assert (broken.message, broken.rule) == ("must be one of true, false", "in")
+
+
+@pytest.mark.parametrize(("text", "active"), [("yes", True), ("no", False)])
+def test_a_table_reads_the_text_of_a_parameter(text: str, active: bool) -> None:
+    assert TABLES.load(ListAccountsRequest, {"active": text}, text=True).active is active
+    with pytest.raises(InvalidRequest):
+        TABLES.load(ListAccountsRequest, {"active": "true"}, text=True)
+
+
+def test_a_table_holds_for_each_item_of_a_list() -> None:
+    read = TABLES.load(CreateApiKeyRequest, {"permissions": ["read"]})
+    assert list(read.permissions) == ["all:read"]
+    with pytest.raises(InvalidRequest) as refused:
+        TABLES.load(CreateApiKeyRequest, {"permissions": ["read", "all:read"]})
+    assert [row.field for row in refused.value.broken] == ["permissions[1]"]
+
+
+@given(st.uuids())
+def test_an_id_is_a_uuid_here_and_a_prefix_and_digits_there(id: UUID) -> None:
+    read = TABLES.load(SetAccountStatusRequest, {"account_id": str(id)})
+    assert read.account_id == ids.spell("user", id)
+    assert TABLES.dump(Account(id=read.account_id))["id"] == str(id)
+
+
+@pytest.mark.parametrize("text", ["", "user_1", "x" * 36, f"{UUID(int=1)}x", UUID(int=7).hex])
+def test_what_spells_no_id_is_an_id_that_nothing_has(text: str) -> None:
+    assert TABLES.load(SetAccountStatusRequest, {"account_id": text}).account_id == "user_"
+
+
+def test_an_empty_text_is_null_where_a_dialect_says_so() -> None:
+    assert TABLES.dump(Account())["full_name"] is None
+    read = TABLES.load(UpdateMyAccountRequest, {"avatar_url": None, "full_name": None})
+    assert (read.HasField("avatar_url"), read.avatar_url) == (True, "")
+    assert not read.HasField("full_name")
+    with pytest.raises(InvalidRequest):
+        TABLES.load(UpdateMyAccountRequest, {"avatar_url": ""})
+
+
+def test_money_is_shown_in_units_where_a_dialect_says_so() -> None:
+    assert TABLES.dump(Wallet(balance_nanos=1_005_000_000))["balance_nanos"] == 1.01
+    assert CODEC.dump(Wallet(balance_nanos=1_005_000_000))["balance_nanos"] == 1_005_000_000
+
+
+def test_what_is_hidden_is_neither_shown_nor_read() -> None:
+    read = TABLES.load(UpdateMyAccountRequest, {"email": 5, "username": "name"})
+    assert read == UpdateMyAccountRequest(username="name")
+    assert "email" not in TABLES.dump(UpdateMyAccountRequest(email="a@example.com"))

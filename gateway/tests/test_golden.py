@@ -8,9 +8,11 @@ import grpc
 import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message_factory import GetMessageClass
+from openapi_schema_validator import OAS30Validator
 
 from vlinders.api.v1 import options_pb2 as api
 from vlinders_gateway.dialects import DIALECTS
+from vlinders_gateway.openapi import document
 from vlinders_gateway.operations import named
 from vlinders_gateway.testing import Running, bearer
 from vlinders_kit.errors import AppError, Violation
@@ -23,6 +25,7 @@ WRITE = False
 """True writes the answers of today into the files; read the difference before you keep it."""
 
 JOINS = [join for dialect in DIALECTS for joins in dialect.joins.values() for join in joins]
+DOCUMENTS = {dialect.name: document(dialect) for dialect in DIALECTS}
 FILES = sorted(GOLDEN.glob("*/*.json"))
 
 
@@ -36,7 +39,7 @@ def test_every_operation_of_every_dialect_has_its_file() -> None:
 async def test_is_as_its_clients_know_it(running: Running, path: Path) -> None:
     cases = read(path)
     for case in cases:
-        asked, told = await exchange(running, case, named(path.stem))
+        asked, told = await exchange(running, case, path)
         if WRITE:
             case |= {"asked": asked[0]} if asked else {}
             case["response"] = told
@@ -47,10 +50,10 @@ async def test_is_as_its_clients_know_it(running: Running, path: Path) -> None:
 
 
 async def exchange(
-    running: Running, case: dict[str, Any], operation: Any
+    running: Running, case: dict[str, Any], path: Path
 ) -> tuple[list[Any], dict[str, Any]]:
     """What the service was asked, and what the client was told."""
-    script, told = running.script, case["request"]
+    script, told, operation = running.script, case["request"], named(path.stem)
     script.asked.clear()
     script.answers[operation.name] = answer_of(case, operation)
     script.answers |= joined(case.get("joined", {}))
@@ -63,8 +66,24 @@ async def exchange(
         headers=headers | told.get("headers", {}),
     )
 
+    assert_described(DOCUMENTS[path.parent.name], operation.name, answer)
     asked = [as_dict(request) for request in script.requests(operation.name)]
     return asked, {"status": answer.status_code, **shown(answer)}
+
+
+def assert_described(document: dict[str, Any], name: str, answer: Any) -> None:
+    """The answer is as the dialect's own document says."""
+    rows = [row for verbs in document["paths"].values() for row in verbs.values()]
+    responses = next(row["responses"] for row in rows if row["operationId"] == name)
+    found = responses.get(str(answer.status_code), responses["default"])
+    if "$ref" in found:
+        found = document["components"]["responses"][found["$ref"].rpartition("/")[2]]
+    if "content" in found:
+        schema = found["content"]["application/json"]["schema"]
+        checked = OAS30Validator({**schema, "components": document["components"]})
+        assert [fault.message for fault in checked.iter_errors(answer.json())] == []
+    else:
+        assert answer.content == b""
 
 
 def shown(answer: Any) -> dict[str, Any]:

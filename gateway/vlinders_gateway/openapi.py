@@ -10,7 +10,7 @@ from vlinders_gateway.dialects.paging import Shown
 from vlinders_gateway.dialects.shapes import schema_of
 from vlinders_gateway.failures import Refusal
 from vlinders_gateway.operations import Operation
-from vlinders_gateway.schemas import Schema, Schemas, comments
+from vlinders_gateway.schemas import NULL, Schema, Schemas, comments
 from vlinders_kit.errors import Violation
 
 VERSION = "1.0.0"
@@ -20,8 +20,6 @@ _HERE = object()
 
 _ANY_FIELD = "{field}"
 """Stands in an envelope for the name of a field."""
-
-_NULL: Schema = {"type": "object", "nullable": True, "enum": [None]}
 
 _EXAMPLE = Meta("req_abc123", "2026-02-28T10:30:00Z")
 _ERRORS = {
@@ -52,7 +50,10 @@ def document(dialect: Dialect) -> dict[str, Any]:
                 "BearerAuth": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
             },
             "headers": _headers(),
-            "responses": {_phrase(code): _refused(dialect, code)[1] for code in _ERRORS},
+            "responses": {
+                **{_phrase(code): _refused(dialect, code)[1] for code in _ERRORS},
+                "Refused": _refused(dialect, 500)[1],
+            },
             "schemas": dict(sorted({"Error": _error(dialect), **schemas.found}.items())),
         },
     }
@@ -145,7 +146,8 @@ def _responses(dialect: Dialect, operation: Operation, schemas: Schemas) -> dict
         success["headers"] |= {"Location": {"schema": {"type": "string", "format": "uri"}}}
     else:
         success["content"] = _content(dialect, operation, schemas)
-    return {str(operation.success): success, **refused}
+    rest = {"$ref": "#/components/responses/Refused"}
+    return {str(operation.success): success, **refused, "default": rest}
 
 
 def _content(dialect: Dialect, operation: Operation, schemas: Schemas) -> dict[str, Any]:
@@ -166,7 +168,7 @@ def _content(dialect: Dialect, operation: Operation, schemas: Schemas) -> dict[s
 def _row(dialect: Dialect, operation: Operation, schemas: Schemas) -> Schema:
     """The schema of the answer, or of the items of its list, in the shape that it has here."""
     if operation.items is None and not operation.response.DESCRIPTOR.fields:
-        return {"type": "object"} if dialect.empty is not None else _NULL
+        return {"type": "object"} if dialect.empty is not None else NULL
     kind: Any = operation.row
     shape = dialect.shape(operation)
     if shape is None:
@@ -182,10 +184,11 @@ def _phrase(code: int) -> str:
 
 def _refused(dialect: Dialect, code: int) -> tuple[int, Schema]:
     """The HTTP status that the dialect has for a failure, and the response."""
-    refusal = Refusal(code, "REASON", _ERRORS[code], (), {}, None)
+    text = _ERRORS.get(code, "Whatever else goes wrong.")
+    refusal = Refusal(code, "REASON", text, (), {}, None)
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     status = dialect.failure(refusal, _EXAMPLE)[0]
-    return status, {"description": _ERRORS[code], "content": content}
+    return status, {"description": refusal.message, "content": content}
 
 
 def _error(dialect: Dialect) -> Schema:
@@ -221,7 +224,7 @@ def _schema_of(values: list[Any], here: Schema) -> Schema:
     if isinstance(value, int):
         return {"type": "integer", "example": value}
     if value is None:
-        return _NULL
+        return NULL
     return {"type": "string", "example": value}
 
 

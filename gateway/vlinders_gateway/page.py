@@ -90,6 +90,8 @@ def _table(rows: list[tuple[str, dict[str, Any], dict[str, Any]]], document: dic
 
 def _kind(schema: dict[str, Any], document: dict[str, Any]) -> str:
     schema = _resolved(schema, document)
+    if "anyOf" in schema:
+        return _kind(schema["anyOf"][0], document)
     if "enum" in schema:
         return " | ".join(json.dumps(value).strip('"') for value in schema["enum"])
     if schema.get("type") == "array":
@@ -107,6 +109,8 @@ def _resolved(schema: dict[str, Any], document: dict[str, Any]) -> dict[str, Any
 def _example(schema: dict[str, Any], document: dict[str, Any]) -> Any:
     """A value of the form that `schema` tells."""
     schema = _resolved(schema, document)
+    if "anyOf" in schema:
+        return _example(schema["anyOf"][0], document)
     if "example" in schema:
         return schema["example"]
     if "properties" in schema:

@@ -31,6 +31,9 @@ _WELL_KNOWN: Mapping[str, Schema] = {
     "google.protobuf.ListValue": {"type": "array", "items": {}},
     "google.protobuf.Value": {},
 }
+NULL: Schema = {"type": "object", "nullable": True, "enum": [None]}
+"""What is null and nothing else."""
+
 _MESSAGE, _SERVICE, _NESTED, _FIELD, _METHOD = 4, 6, 3, 2, 2
 """Numbers of fields in descriptor.proto, which make the paths of its comments."""
 
@@ -83,8 +86,8 @@ class Schemas:
             schema: Schema = {"type": "array", "items": items, **limits_of(field)}
         else:
             schema = self._within(self._one(field, asked=asked), limits_of(field))
-        if "$ref" in schema:
-            return schema  # nothing may stand beside a reference
+        if "$ref" in schema:  # nothing may stand beside a reference
+            return {"anyOf": [schema, NULL]} if field.has_presence else schema
         if (field.has_presence or self._codec.nulled(field)) and "type" in schema:
             schema["nullable"] = True
         return _described(schema, field.full_name)
