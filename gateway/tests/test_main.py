@@ -32,7 +32,9 @@ async def answer(exchange: Exchange) -> None:
 
 
 @asynccontextmanager
-async def process(script: Script, valkey: str) -> AsyncIterator[tuple[Any, str, str]]:
+async def process(
+    script: Script, valkey: str, **settings: str
+) -> AsyncIterator[tuple[Any, str, str]]:
     """The process, its address for clients and its address for the platform."""
     port, inside = free_port(), free_port()
     async with services(script) as parts, piped(answer) as pipes:
@@ -47,6 +49,7 @@ async def process(script: Script, valkey: str) -> AsyncIterator[tuple[Any, str, 
             "PIPES": pipes,
             "REDIS": valkey,
             "BUS": "memory:",
+            **settings,
         }
         running = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -102,6 +105,25 @@ async def test_it_serves_and_ends_when_what_it_began_is_done(script: Script, val
         assert (await last).status_code == 200
         async with asyncio.timeout(10):
             assert await running.wait() == 0
+
+
+async def test_a_host_of_its_own_has_hot_routes_as_well(script: Script, valkey: str) -> None:
+    key, body = script.key(scopes=["all:write"]), {"model": "m", "messages": []}
+    settings = {"HOSTS": "api.massrouter.example=massrouter"}
+    async with process(script, valkey, **settings) as (_, url, inside), httpx.AsyncClient() as http:
+        await until_ready(inside)
+        for host, path, status in (
+            ("api.massrouter.example", "/api/v1/chat/completions", 200),
+            ("api.massrouter.example:80", "/api/v1/chat/completions?x=1", 200),
+            ("api.massrouter.example", "/massrouter/api/v1/chat/completions", 404),
+            ("api.massrouter.example", "/v1/chat/completions", 404),
+            ("127.0.0.1", "/massrouter/api/v1/chat/completions", 200),
+            ("127.0.0.1", "/api/v1/chat/completions", 404),
+        ):
+            headers = bearer(key) | {"Host": host}
+            answer = await http.post(f"{url}{path}", json=body, headers=headers)
+            assert answer.status_code == status, (host, path)
+            assert status != 200 or answer.json() == body
 
 
 async def test_its_figures_name_operations_and_no_client_text(script: Script, valkey: str) -> None:

@@ -10,10 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 from vlinders_gateway.dialects import CANONICAL, DIALECTS
 from vlinders_gateway.exchange import encode
 from vlinders_gateway.openapi import document
-from vlinders_gateway.page import page
-
-PAGES = ("/docs", "/redoc")
-"""Where people read a document. It is one page, which needs no script and no other host."""
+from vlinders_gateway.pages import File, pages
 
 
 def add_to(app: FastAPI, *, ready: Callable[[], bool]) -> None:
@@ -29,20 +26,17 @@ def add_to(app: FastAPI, *, ready: Callable[[], bool]) -> None:
     app.add_route("/readyz", is_ready, ["GET"], include_in_schema=False)
     for dialect in DIALECTS:
         described = document(dialect)
-        read = _always(encode(described), "application/json")
-        shown = _always(page(described).encode(), "text/html; charset=utf-8")
+        told = File(encode(described), "application/json", {})
+        served = dict.fromkeys(dialect.described_at, told) | pages(described)
         for mount in dialect.mounts if dialect is CANONICAL else dialect.mounts[:1]:
-            for path in dialect.described_at:
-                app.add_route(mount + path, read, ["GET"], include_in_schema=False)
-            for path in PAGES:
-                app.add_route(mount + path, shown, ["GET"], include_in_schema=False)
+            for path, file in served.items():
+                app.add_route(mount + path, _always(file), ["GET"], include_in_schema=False)
 
 
-def _always(body: bytes, media_type: str) -> Any:
+def _always(file: File) -> Any:
     """The handler of what never changes while the process runs."""
-    headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
 
     async def tell(request: Request) -> Response:
-        return Response(body, media_type=media_type, headers=headers)
+        return Response(file.body, media_type=file.media_type, headers=file.headers)
 
     return tell
