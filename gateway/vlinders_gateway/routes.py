@@ -19,6 +19,7 @@ from vlinders_gateway.admission import Admission
 from vlinders_gateway.dialects import DIALECTS, Dialect
 from vlinders_gateway.dialects.shapes import shaped
 from vlinders_gateway.edge import Rest, path_of
+from vlinders_gateway.exact import Exact
 from vlinders_gateway.exchange import AsgiExchange, Header, encode
 from vlinders_gateway.joins import Joined
 from vlinders_gateway.operations import Operation
@@ -46,9 +47,11 @@ def assemble(
         redirect_slashes=False,
         exception_handlers={HTTPException: _unrouted(admission)},
     )
+    exact = Exact()
+    app.router.routes.append(exact)
     for dialect in DIALECTS:
         for operation, verb, path in dialect.places():
-            served: Any = _served_hot
+            served: Any = _ServedHot()
             if not operation.piped:
                 call = Call(operation, channels[operation.domain], identity, deadline)
                 joined = tuple(
@@ -57,7 +60,10 @@ def assemble(
                 )
                 served = Endpoint(dialect, operation, admission, call, joined)
             for mount in dialect.mounts:
-                app.add_route(mount + path, served, [verb], include_in_schema=False)
+                if "{" in path:
+                    app.add_route(mount + path, served, [verb], include_in_schema=False)
+                else:
+                    exact.add(verb, mount + path, served)
     return app
 
 
@@ -169,9 +175,11 @@ class Endpoint:
         return headers
 
 
-async def _served_hot(request: Request) -> Response:
+class _ServedHot:
     """Stands for a hot route, so that its address is known here; the edge never comes to it."""
-    return _Unsaid()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        return
 
 
 class _Unsaid(Response):
@@ -197,7 +205,8 @@ def _unrouted(admission: Admission) -> Callable[[Request, Any], Any]:
 def _no_such(request: Request) -> AppError:
     verbs: set[str] = set()
     for route in request.app.router.routes:
-        match, _ = route.matches(request.scope)
-        if match is not Match.NONE:
+        if isinstance(route, Exact):
+            verbs |= route.verbs(request.scope["path"])
+        elif route.matches(request.scope)[0] is not Match.NONE:
             verbs |= route.methods or set()
     return MethodNotAllowed(allowed=", ".join(sorted(verbs))) if verbs else RouteNotFound()
