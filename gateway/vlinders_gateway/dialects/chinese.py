@@ -23,7 +23,7 @@ WORDS: Mapping[str, str] = {
     "int64.gte": "取值无效",
     "enum.not_in": "不能为空",
     "enum.defined_only": "取值无效",
-    "message.oneof": "不能为空",
+    "account_number.named": "取值无效",
     "repeated.min_items": "不能为空",
     "repeated.max_items": "数量过多",
     "repeated.unique": "不能重复",

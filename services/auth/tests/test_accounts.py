@@ -129,6 +129,16 @@ async def test_a_change_that_makes_no_sense_is_refused(
     assert failure_of(refused.value).reason == reason
 
 
+async def test_a_change_of_nothing_is_a_mistake_in_the_canonical_dialect_alone(auth: Auth) -> None:
+    ada = await auth.register()
+    before = await auth.accounts(ada).GetMyAccount(pb.GetMyAccountRequest())
+    auth.clock.advance(60)
+
+    for dialect in ("maas", "massrouter", "lyss", "owl"):
+        ada.dialect = dialect
+        assert await auth.accounts(ada).UpdateMyAccount(pb.UpdateMyAccountRequest()) == before
+
+
 async def test_an_account_that_is_gone_is_not_found(auth: Auth) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await auth.accounts(a_user()).GetMyAccount(pb.GetMyAccountRequest())

@@ -161,6 +161,17 @@ async def test_of_operators_who_shut_each_other_out_one_stays(
     assert [refusal.reason for refusal in lost] == ["LAST_OPERATOR"]
 
 
+@pytest.mark.parametrize(
+    "names", [{}, {"account_number": 0}, {"account_id": "u", "account_number": 1}]
+)
+async def test_an_account_has_to_be_named_once(auth: Auth, names: dict[str, Any]) -> None:
+    admin = await root(auth)
+
+    refusal = await failed(set_status(auth, admin, status=INACTIVE, **names))
+
+    assert [each.field for each in refusal.violations] == ["account_number"]
+
+
 async def test_an_account_that_is_none_is_not_found(auth: Auth) -> None:
     admin = await root(auth)
 

@@ -43,13 +43,14 @@ async def test_a_token_is_traded_for_its_successor_of_the_same_session(auth: Aut
 async def test_fifty_who_show_a_token_at_the_same_time_get_one_successor(auth: Auth) -> None:
     await auth.register()
 
-    for opened in range(1, 4):  # from the second on, the pool has its connections at hand
+    families = 3
+    for _ in range(families):  # from the second on, the pool has its connections at hand
         token = (await auth.login(dialect="massrouter")).refresh_token
         answers = await asyncio.gather(*(rotate(auth, token) for _ in range(50)))
         assert len({answer.refresh_token for answer in answers}) == 1
 
     async with auth.db.begin() as tx:
-        assert await tx.scalar(select(func.count()).select_from(RefreshToken)) == 2 * opened
+        assert await tx.scalar(select(func.count()).select_from(RefreshToken)) == 2 * families
 
 
 async def test_who_lost_the_answer_gets_the_same_successor_for_ten_seconds(auth: Auth) -> None:

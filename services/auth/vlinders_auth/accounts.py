@@ -1,7 +1,7 @@
 """Accounts and tenants: who there is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 import psycopg
@@ -11,7 +11,8 @@ from sqlalchemy.exc import IntegrityError
 
 from vlinders.auth.v1.accounts_pb2 import ACCOUNT_STATUS_ACTIVE
 from vlinders.auth.v1.events_pb2 import AccountRegistered, TenantCreated
-from vlinders_auth import roles, usernames
+from vlinders_auth import audit, roles, usernames
+from vlinders_auth.dialects import Rules
 from vlinders_auth.errors import (
     AccountDisabled,
     AccountNotFound,
@@ -119,14 +120,19 @@ async def lock(tx: Tx, account_id: str) -> Account:
     return account
 
 
-async def update(tx: Tx, account_id: str, changes: Changes, *, now: datetime) -> Account:
+async def update(
+    tx: Tx, account_id: str, changes: Changes, rules: Rules, *, now: datetime
+) -> Account:
     """Makes the changes; another e-mail is not verified.
 
-    Raises NothingToChange, EmailTaken, UsernameTaken, AccountNotFound and AccountDisabled.
+    Raises EmailTaken, UsernameTaken, AccountNotFound, AccountDisabled, and NothingToChange where
+    the dialect calls that a mistake.
     """
-    if changes == Changes():
+    if changes == Changes() and rules.needs_change:
         raise NothingToChange
     account = await lock(tx, account_id)
+    if changes == Changes():
+        return account
     if changes.full_name is not None:
         account.full_name = changes.full_name
     if changes.avatar_url is not None:
@@ -141,6 +147,8 @@ async def update(tx: Tx, account_id: str, changes: Changes, *, now: datetime) ->
         await tx.flush()
     except IntegrityError as error:
         raise _taken(error) from None
+    different = [name for name, value in asdict(changes).items() if value is not None]
+    await audit.record_own(tx, "user.update", account, now=now, fields=",".join(different))
     return account
 
 

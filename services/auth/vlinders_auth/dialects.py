@@ -59,6 +59,8 @@ class Rules:
     """Characters."""
 
     keys: Keys = _KEYS
+    needs_change: bool = False
+    """Whether a change of nothing is a mistake, which its clients are told."""
 
     def require_long(self, password: str, field: str) -> None:
         """Raises PasswordTooShort, telling the field of the request that has it."""
@@ -66,7 +68,7 @@ class Rules:
             raise PasswordTooShort(field=field, shortest=self.shortest_password)
 
 
-CANONICAL = Rules("vlinders", timedelta(minutes=15), Refreshes.STAY)
+CANONICAL = Rules("vlinders", timedelta(minutes=15), Refreshes.STAY, needs_change=True)
 """Of the API that the contracts declare."""
 
 _BY_NAME: Mapping[str, Rules] = {

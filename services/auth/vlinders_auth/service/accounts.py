@@ -51,12 +51,12 @@ class AccountService(AccountServiceServicer):
     async def UpdateMyAccount(
         self, request: pb.UpdateMyAccountRequest, context: ServicerContext[Any, Any]
     ) -> pb.Account:
-        wanted = said(request, "full_name", "avatar_url", "username", "email")
-        now = self.clock.now()
+        by = caller()
+        changes = Changes(**said(request, "full_name", "avatar_url", "username", "email"))
         async with self.db.begin() as tx:
-            account = await accounts.update(tx, caller().account_id, Changes(**wanted), now=now)
-            fields = ",".join(wanted)
-            await audit.record_own(tx, "user.update", account, now=now, fields=fields)
+            account = await accounts.update(
+                tx, by.account_id, changes, rules_of(by.dialect), now=self.clock.now()
+            )
         return shown(account)
 
     async def ChangePassword(
