@@ -23,6 +23,7 @@ PUBLIC = {
     *("Register", "RegisterByName", "Login", "SignUp", "RefreshSession", "RotateSession"),
     "GetKeySet",
     *("VerifyEmail", "RequestPasswordReset", "ResetPassword", "AcceptInvitation"),
+    *("BeginOAuth", "FinishOAuth"),
 }
 """What anybody may call: a new one is added here, and thought about."""
 

@@ -28,6 +28,7 @@ from vlinders.auth.v1.api_keys_pb2_grpc import ApiKeyServiceStub
 from vlinders.auth.v1.identity_pb2_grpc import IdentityServiceStub
 from vlinders.auth.v1.links_pb2_grpc import LinkServiceStub
 from vlinders.auth.v1.members_pb2_grpc import MemberServiceStub
+from vlinders.auth.v1.oauth_pb2_grpc import OAuthServiceStub
 from vlinders.auth.v1.organizations_pb2_grpc import OrganizationServiceStub
 from vlinders.auth.v1.sessions_pb2_grpc import SessionServiceStub
 from vlinders_auth import accounts
@@ -35,6 +36,10 @@ from vlinders_auth.accounts import Person
 from vlinders_auth.carriers import Spool
 from vlinders_auth.mails import Mailing
 from vlinders_auth.models import Tenant
+from vlinders_auth.oauth import OAuthSignIns
+from vlinders_auth.oauth_exchange import Exchange, open_http
+from vlinders_auth.oauth_providers import PROVIDERS
+from vlinders_auth.oauth_registry import Registry
 from vlinders_auth.passwords import Passwords
 from vlinders_auth.postman import Postman
 from vlinders_auth.recipients import Recipients
@@ -42,7 +47,7 @@ from vlinders_auth.service import Bounds, Signing, services
 from vlinders_auth.sign_ins import SignIns
 from vlinders_auth.upkeep import Upkeep
 from vlinders_kit.api_keys import digest
-from vlinders_kit.clock import ManualClock
+from vlinders_kit.clock import ManualClock, SystemClock
 from vlinders_kit.db import Database
 from vlinders_kit.errors import Failure, failure_of
 from vlinders_kit.events import outbox
@@ -92,6 +97,8 @@ class Auth:
     clock: ManualClock
     postman: Postman
     mail_folder: Path
+    registry: Registry = field(default_factory=lambda: Registry(PUBLIC_URL, {}, dict(PROVIDERS)))
+    """OAuth's: a test fills it."""
     server: Served = field(init=False)
 
     def _stub(self, kind: Any, caller: Caller) -> Any:
@@ -111,6 +118,9 @@ class Auth:
 
     def identity(self, caller: Caller | None = None) -> Any:
         return self._stub(IdentityServiceStub, caller or a_part("gateway"))
+
+    def oauth(self, caller: Caller | None = None) -> Any:
+        return self._stub(OAuthServiceStub, caller or anybody())
 
     def organizations(self, caller: Caller) -> Any:
         return self._stub(OrganizationServiceStub, caller)
@@ -228,6 +238,15 @@ async def auth(db: Database, passwords: Passwords, tmp_path: Path) -> AsyncItera
     running = Auth(db, upkeep, passwords, clock, postman, tmp_path / "mail")
     signing = Signing(upkeep, "vlinders", "vlinders", clock)
     sign_ins = SignIns(db, passwords, clock, lifetime=DAYS_30)
-    rim = services(db, passwords, sign_ins, signing, clock, SEALER, bounds=BOUNDS, mailing=mailing)
-    async with served("vlinders.auth", *rim) as running.server:
-        yield running
+    async with open_http() as http:
+        # What providers sign is of their own moment.
+        exchange = Exchange(http, SystemClock())
+        oauth = OAuthSignIns(db, running.registry, exchange, sign_ins, SEALER, clock)
+        rim = services(
+            *(db, passwords, sign_ins, signing, clock, SEALER),
+            bounds=BOUNDS,
+            mailing=mailing,
+            oauth=oauth,
+        )
+        async with served("vlinders.auth", *rim) as running.server:
+            yield running

@@ -64,6 +64,8 @@ def test_what_is_needed_is_enough(environment: Any) -> None:
         ("SMTP_ENCRYPTION", "perhaps"),
         ("SMTP_AUTHORITY_FILE", __file__),
         ("MAIL_SENDER", "nobody"),
+        ("OAUTH_FILE", "/nowhere/oauth.json"),
+        ("OAUTH_FILE", __file__),
     ],
 )
 def test_a_start_that_would_not_be_safe_is_refused(

@@ -29,6 +29,10 @@ FREE = "free"
 OPERATOR = "operator"
 """The plan without rate limits, of the operator's own tenant."""
 
+NO_MAILBOX = "users.invalid"
+"""Domain of e-mails that stand in where none is known: nobody can have it (RFC 2606 2). An account
+needs one; this kind is replaced like any other, by the account's owner."""
+
 
 @dataclass(frozen=True)
 class Person:
@@ -38,6 +42,8 @@ class Person:
     password_hash: str
     full_name: str = ""
     username: str | None = None
+    nickname: str = ""
+    """What a username is made of; without it, his e-mail is."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ async def join(
 ) -> Account:
     """Creates an account in `tenant`; raises EmailTaken and UsernameTaken."""
     email = person.email.lower()
-    names = usernames.derive(email)
+    names = usernames.derive(person.nickname or email)
     name = person.username or next(names)
     while (account := await _insert(tx, tenant, person, email, name, as_roles, now)) is None:
         if await find_by_email(tx, email) is not None:

@@ -62,6 +62,9 @@ class Rules:
     needs_change: bool = False
     """Whether a change of nothing is a mistake, which its clients are told."""
 
+    oauth_callback: str = "/v1/auth/oauth/{provider}/callback"
+    """Where providers send browsers back to, which is written down at the provider, too."""
+
     def require_long(self, password: str, field: str) -> None:
         """Raises PasswordTooShort, telling the field of the request that has it."""
         if len(password) < self.shortest_password:
@@ -76,7 +79,13 @@ _BY_NAME: Mapping[str, Rules] = {
     for rules in (
         CANONICAL,
         Rules("maas", timedelta(hours=1), Refreshes.ROTATE),
-        Rules("massrouter", timedelta(hours=1), Refreshes.ROTATE, keys=_HOURLY_KEYS),
+        Rules(
+            "massrouter",
+            timedelta(hours=1),
+            Refreshes.ROTATE,
+            keys=_HOURLY_KEYS,
+            oauth_callback="/massrouter/api/v1/auth/oauth/{provider}/callback",
+        ),
         Rules("lyss", timedelta(minutes=30), Refreshes.NEVER),
         Rules("owl", timedelta(minutes=30), Refreshes.NEVER, shortest_password=6),
     )

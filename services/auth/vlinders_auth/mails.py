@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, delete, func, select, text, update
 
+from vlinders_auth.accounts import NO_MAILBOX
 from vlinders_auth.errors import MailUnavailable, TooManyMails
 from vlinders_auth.links import Purpose
 from vlinders_auth.models import Mail
@@ -60,12 +61,15 @@ class Mailing:
     async def ask(self, tx: Tx, mail: Asked, *, now: datetime) -> None:
         """Has the mail be sent once `tx` has committed.
 
-        It costs the same whether anybody has the address or not. Raises TooManyMails, and
+        It costs the same whether anybody has the address or not. Addresses that stand in for none
+        get nothing. Raises TooManyMails, and
         MailUnavailable where none can be sent or too many wait.
         """
         if not self.offered:
             raise MailUnavailable
         email = mail.email.lower()
+        if email.endswith(f"@{NO_MAILBOX}"):
+            return
         await _require_room(tx, Mail.email == email, f"mail:{email}", self.per_address, now)
         if mail.asked_by is not None:
             by = Mail.asked_by == mail.asked_by

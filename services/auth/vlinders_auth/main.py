@@ -5,6 +5,9 @@ import asyncio
 from vlinders_auth.bootstrap import Administrator, bootstrap
 from vlinders_auth.carriers import Carrier, Server, Smtp, Spool
 from vlinders_auth.mails import Mailing
+from vlinders_auth.oauth import OAuthSignIns
+from vlinders_auth.oauth_exchange import Exchange, open_http
+from vlinders_auth.oauth_registry import Registry
 from vlinders_auth.passwords import Passwords
 from vlinders_auth.postman import Postman
 from vlinders_auth.recipients import Recipients
@@ -56,11 +59,31 @@ async def _serve(
         members_per_organization=settings.members_per_organization,
         invitations_per_tenant=settings.invitations_per_tenant,
     )
-    mailing = _mailing(process, db, sealer, settings)
-    for service in services(
-        db, passwords, sign_ins, signing, clock, sealer, bounds=bounds, mailing=mailing
-    ):
+    serving = services(
+        db,
+        passwords,
+        sign_ins,
+        signing,
+        clock,
+        sealer,
+        bounds=bounds,
+        mailing=_mailing(process, db, sealer, settings),
+        oauth=_oauth(process, db, sealer, sign_ins, settings),
+    )
+    for service in serving:
         process.serve(*service)
+
+
+def _oauth(
+    process: Process, db: Database, sealer: Sealer, sign_ins: SignIns, settings: AuthSettings
+) -> OAuthSignIns:
+    registry = Registry.load(
+        settings.oauth_file, public_url=settings.public_url, sandbox=settings.oauth_sandbox
+    )
+    http = open_http()
+    process.closers.append(http.close)
+    clock = SystemClock()
+    return OAuthSignIns(db, registry, Exchange(http, clock), sign_ins, sealer, clock)
 
 
 def _mailing(process: Process, db: Database, sealer: Sealer, settings: AuthSettings) -> Mailing:

@@ -287,7 +287,7 @@ class OAuthState(Table):
     browser_sha256: Mapped[bytes]
     """Of the token that the browser keeps."""
     sealed_verifier: Mapped[bytes]
-    """PKCE's, sealed for `oauth:<provider>`."""
+    """PKCE's, sealed for `oauth-state:<sha256>`."""
     nonce: Mapped[str]
     dialect: Mapped[str]
     expires_at: Mapped[datetime] = mapped_column(index=True)

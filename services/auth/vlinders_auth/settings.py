@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from vlinders_auth.carriers import Encryption
+from vlinders_auth.oauth_registry import Registry
 from vlinders_kit import api_keys
 from vlinders_kit.sealing import Sealer
 from vlinders_kit.settings import ServiceSettings
@@ -58,7 +59,13 @@ class AuthSettings(ServiceSettings):
     """How many people may be asked to join a tenant and have not answered."""
 
     public_url: str = Field("http://127.0.0.1:8080", pattern=r"^https?://[^\s/?#@]+/?$")
-    """Where clients find the gateway: what the links in mails begin with."""
+    """Where clients find the gateway: what links in mails and OAuth redirect URIs begin with."""
+
+    oauth_file: Path | None = None
+    """JSON file of the platform's clients at OAuth providers, as below; without, there are none."""
+
+    oauth_sandbox: bool = False
+    """Browsers are sent to providers without a client, too, as `sandbox`: for tests of the API."""
 
     smtp_host: str | None = None
     """Mail server that mails are sent by; without, they are written into the folder below."""
@@ -109,6 +116,12 @@ class AuthSettings(ServiceSettings):
     @classmethod
     def _is_readable(cls, file: Path) -> Path:
         Sealer.load(file)
+        return file
+
+    @field_validator("oauth_file")
+    @classmethod
+    def _has_clients(cls, file: Path | None) -> Path | None:
+        Registry.load(file, public_url="")
         return file
 
     @field_validator("smtp_authority_file")

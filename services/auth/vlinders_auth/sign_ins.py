@@ -63,8 +63,8 @@ class SignIns:
                 await audit.record_own(tx, "user.register", account, now=now)
                 return await self.admit(tx, account)
 
-    async def admit(self, tx: Tx, account: Account) -> Renewed:
-        """Opens a session of an account that is held and has proved itself, in whatever way."""
+    async def admit(self, tx: Tx, account: Account, **details: str) -> Renewed:
+        """Opens a session of an account that is held and has proved itself, as `details` say."""
         by, now = caller(), self._clock.now()
         opened = await sessions.open(
             tx,
@@ -74,7 +74,7 @@ class SignIns:
             now=now,
             lifetime=self._lifetime,
         )
-        await audit.record_own(tx, "user.login", account, now=now)
+        await audit.record_own(tx, "user.login", account, now=now, **details)
         return opened
 
     async def _renewed(self, password_hash: str, password: str) -> str | None:

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from vlinders_auth import attempts, links, mails, members, sessions, signing_keys
+from vlinders_auth import attempts, links, mails, members, oauth_states, sessions, signing_keys
 from vlinders_auth.signing_keys import Ring
 from vlinders_kit import logs, metrics
 from vlinders_kit.clock import Clock
@@ -61,7 +61,7 @@ class Upkeep:
         )
 
     async def forget_old(self) -> None:
-        """Deletes what has expired: sessions, attempts, links, invitations and mails."""
+        """Deletes what has expired: sessions, attempts, links, invitations, mails, OAuth states."""
         async with self._db.begin() as tx:
-            for things in (attempts, sessions, links, members, mails):
+            for things in (attempts, sessions, links, members, mails, oauth_states):
                 await things.forget_old(tx, now=self._clock.now())

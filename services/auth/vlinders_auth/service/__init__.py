@@ -11,9 +11,11 @@ from vlinders.auth.v1.api_keys_pb2_grpc import add_ApiKeyServiceServicer_to_serv
 from vlinders.auth.v1.identity_pb2_grpc import add_IdentityServiceServicer_to_server
 from vlinders.auth.v1.links_pb2_grpc import add_LinkServiceServicer_to_server
 from vlinders.auth.v1.members_pb2_grpc import add_MemberServiceServicer_to_server
+from vlinders.auth.v1.oauth_pb2_grpc import add_OAuthServiceServicer_to_server
 from vlinders.auth.v1.organizations_pb2_grpc import add_OrganizationServiceServicer_to_server
 from vlinders.auth.v1.sessions_pb2_grpc import add_SessionServiceServicer_to_server
 from vlinders_auth.mails import Mailing
+from vlinders_auth.oauth import OAuthSignIns
 from vlinders_auth.passwords import Passwords
 from vlinders_auth.service.accounts import AccountService
 from vlinders_auth.service.admin import AccountAdminService
@@ -21,6 +23,7 @@ from vlinders_auth.service.api_keys import ApiKeyService
 from vlinders_auth.service.identity import IdentityService
 from vlinders_auth.service.links import LinkService
 from vlinders_auth.service.members import MemberService
+from vlinders_auth.service.oauth import OAuthService
 from vlinders_auth.service.organizations import OrganizationService
 from vlinders_auth.service.sessions import SessionService, Signing
 from vlinders_auth.sign_ins import SignIns
@@ -51,6 +54,7 @@ def services(
     *,
     bounds: Bounds,
     mailing: Mailing,
+    oauth: OAuthSignIns,
 ) -> list[tuple[str, Any, Any]]:
     """All of them, as `Process.serve` takes each."""
     package = "vlinders.auth.v1"
@@ -89,6 +93,11 @@ def services(
         ),
         (f"{package}.MemberService", add_MemberServiceServicer_to_server, members),
         (f"{package}.LinkService", add_LinkServiceServicer_to_server, links),
+        (
+            f"{package}.OAuthService",
+            add_OAuthServiceServicer_to_server,
+            OAuthService(oauth, signing),
+        ),
         (
             f"{package}.IdentityService",
             add_IdentityServiceServicer_to_server,
