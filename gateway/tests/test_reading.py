@@ -80,6 +80,13 @@ class TestSorting:
         assert set(faults(answer)) == {"sort_by"}
 
 
+async def test_a_fault_is_told_of_the_field_that_has_it_and_no_other(running: Running) -> None:
+    """What stands beside a field of another type is there."""
+    form = {"email": 5, "username": "ada", "password": "four"}
+    answer = await running.http.post("/owl/api/auth/register", json=form)
+    assert set(faults(answer)) == {"email", "password"}
+
+
 async def test_what_is_hidden_is_not_read(running: Running) -> None:
     """A client cannot set by guessing its name what its API does not have."""
     running.script.answers["ListAccounts"] = ListAccountsResponse()

@@ -105,16 +105,26 @@ class Codec:
         """`message` as JSON. What may be absent and is, is null; what a message has, it shows."""
         return {name: write(message) for name, write in _writers(self, message.DESCRIPTOR)}
 
-    def load(self, kind: type[M], body: Mapping[str, Json], *, text: bool = False) -> M:
+    def load(
+        self,
+        kind: type[M],
+        body: Mapping[str, Json],
+        *,
+        text: bool = False,
+        faults: list[Violation] | None = None,
+    ) -> M:
         """A `kind` filled from `body`. Unknown fields are ignored, null is absent.
 
         With `text` the values come from a path or query and numbers are read out of their text.
         Raises InvalidRequest with a violation for each field that has another type, by the
-        contract's names: `at` spells them.
+        contract's names: `at` spells them. With `faults` they are put there, and the message has
+        the other fields.
         """
         message = kind()
         broken = [*islice(self._fill(message, body, "", text), MOST_VIOLATIONS)]
-        if broken:
+        if faults is not None:
+            faults += broken
+        elif broken:
             raise InvalidRequest(broken=tuple(broken))
         return message
 

@@ -53,8 +53,7 @@ class Reader:
         query = {} if operation.writes else _query(exchange)
         texts = self._chosen(query, faults) | {name: unquote(text) for name, text in path.items()}
         for given, text in ((body, False), (texts, True)):
-            load = partial(codec.load, operation.request, given, text=text)
-            request.MergeFrom(_faultless(faults, load) or operation.request())
+            request.MergeFrom(codec.load(operation.request, given, text=text, faults=faults))
         page = None
         if operation.items is not None:
             page = _faultless(faults, partial(self._page, query))
