@@ -4,7 +4,7 @@ import asyncio
 import base64
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.message import Message
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from vlinders.api.v1 import options_pb2 as api
 from vlinders.api.v1.caller_pb2 import Caller
@@ -197,6 +197,35 @@ def session_of(token: str) -> str:
     """What an access token says of its session."""
     payload = token.split(".")[1]
     return str(json.loads(base64.urlsafe_b64decode(payload + "=="))["sid"])
+
+
+async def at_once(auth: Auth, statement: str, *calls: Coroutine[Any, Any, Any]) -> list[Any]:
+    """What becomes of calls that all wait for one another, or for the rows that `statement` locks.
+
+    So that of a race that is to be decided, nobody has won before all have come.
+    """
+    waiting = text("""
+        SELECT count(*) FROM pg_stat_activity
+        WHERE wait_event_type = 'Lock' AND datname = current_database()
+    """)
+    async with auth.db.begin() as tx:
+        await tx.execute(text(statement))
+        running = [asyncio.create_task(call) for call in calls]
+        async with asyncio.timeout(30):
+            while await _alone(auth.db, waiting) != len(calls):
+                await asyncio.sleep(0.01)
+    return await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _alone(db: Database, query: Any) -> Any:
+    """Its answer in a transaction of its own: in one, the activity of others stands still."""
+    async with db.begin() as tx:
+        return await tx.scalar(query)
+
+
+def reasons(answers: list[Any]) -> list[str]:
+    """Why those were refused that were."""
+    return [failure_of(one).reason for one in answers if isinstance(one, grpc.aio.AioRpcError)]
 
 
 async def failed(call: Awaitable[Any]) -> Failure:

@@ -16,7 +16,7 @@ from vlinders_auth.models import Membership
 from vlinders_kit.errors import failure_of
 from vlinders_kit.testing import a_user, an_api_key
 
-from .conftest import BOUNDS, NOW, Auth, refused
+from .conftest import BOUNDS, NOW, Auth, at_once, reasons, refused
 
 ADMIN, MEMBER = pb.MEMBER_ROLE_ADMIN, pb.MEMBER_ROLE_MEMBER
 
@@ -219,7 +219,12 @@ async def test_who_is_taken_in_by_many_at_once_is_in_it_once(auth: Auth) -> None
     bob = await auth.colleague(ada, "bob")
     organization = await made(auth, ada)
 
-    answers = await asyncio.gather(*(add(auth, ada, organization, bob) for _ in range(8)))
+    # Who is entered refers to his account.
+    answers = await at_once(
+        auth,
+        "SELECT FROM account FOR UPDATE",
+        *(add(auth, ada, organization, bob) for _ in range(6)),
+    )
 
     assert all(answer == answers[0] for answer in answers)
     assert await members(auth, ada, organization) == [("bob", MEMBER), ("ada", ADMIN)]
@@ -233,20 +238,14 @@ async def test_of_two_admins_who_would_both_leave_one_stays(auth: Auth) -> None:
     organization = await made(auth, ada)
     await add(auth, ada, organization, bob, ADMIN)
 
-    answers = await asyncio.gather(
-        *(
-            auth.organizations(who).RemoveOrganizationMember(
-                pb.RemoveOrganizationMemberRequest(
-                    organization_id=organization, account_id=who.account_id
-                )
-            )
-            for who in (ada, bob)
-        ),
-        return_exceptions=True,
-    )
+    async def leave(who: Caller) -> None:
+        target = {"organization_id": organization, "account_id": who.account_id}
+        request = pb.RemoveOrganizationMemberRequest(**target)
+        await auth.organizations(who).RemoveOrganizationMember(request)
 
-    failed = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
-    assert [failure_of(error).reason for error in failed] == ["LAST_ADMIN"]
+    answers = await at_once(auth, "SELECT FROM membership FOR UPDATE", leave(ada), leave(bob))
+
+    assert reasons(answers) == ["LAST_ADMIN"]
     assert [role for _, role in await members(auth, ada, organization)] == [ADMIN]
 
 
@@ -293,8 +292,7 @@ async def test_a_tenant_has_no_more_of_them_than_it_may(auth: Auth) -> None:
         *(made(auth, ada, f"o{number}") for number in range(most + 3)), return_exceptions=True
     )
 
-    failed = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
-    assert [failure_of(error).reason for error in failed] == ["ORGANIZATION_LIMIT_REACHED"] * 3
+    assert reasons(answers) == ["ORGANIZATION_LIMIT_REACHED"] * 3
     assert len(await names(auth, ada)) == most
 
 
@@ -308,8 +306,7 @@ async def test_one_has_no_more_members_than_it_may(auth: Auth) -> None:
         *(add(auth, ada, organization, other) for other in others), return_exceptions=True
     )
 
-    failed = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
-    assert [failure_of(error).reason for error in failed] == ["MEMBER_LIMIT_REACHED"] * 2
+    assert reasons(answers) == ["MEMBER_LIMIT_REACHED"] * 2
     assert len(await members(auth, ada, organization)) == most
 
 
