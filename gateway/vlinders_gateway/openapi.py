@@ -153,8 +153,8 @@ def _responses(dialect: Dialect, operation: Operation, schemas: Schemas) -> dict
 def _content(dialect: Dialect, operation: Operation, schemas: Schemas) -> dict[str, Any]:
     row = _row(dialect, operation, schemas)
     if operation.items is not None:
-        page = dialect.listed([_HERE], Shown(1, 20, 150), _EXAMPLE)
-        schema = _schema_of([page], row)
+        pages = (Shown(page, 20, 150) for page in (1, 8))  # the first and the last
+        schema = _schema_of([dialect.listed([_HERE], page, _EXAMPLE) for page in pages], row)
     elif operation.name in dialect.bare:
         schema = row
     else:
@@ -220,7 +220,7 @@ def _schema_of(values: list[Any], here: Schema) -> Schema:
     if isinstance(value, list):
         return {"type": "array", "items": _schema_of([value[0]], here)}
     if isinstance(value, bool):
-        return {"type": "boolean", "enum": [value]}
+        return {"type": "boolean"} | ({"enum": [value]} if len({*values}) == 1 else {})
     if isinstance(value, int):
         return {"type": "integer", "example": value}
     if value is None:
