@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from vlinders.auth.v1.api_keys_pb2 import ApiKey
+from vlinders.auth.v1.api_keys_pb2 import ApiKey, CreateApiKeyRequest
 from vlinders_kit.db import Database, unavailable
 from vlinders_kit.errors import NotFound
-from vlinders_kit.messages import to_message
+from vlinders_kit.messages import said, to_message
 from vlinders_kit.postgres import connect
 from vlinders_kit.testing import Cluster
 
@@ -62,6 +62,7 @@ ROW = SimpleNamespace(
     created_at=datetime(2026, 1, 2, 3, 4, 5, 600_000, tzinfo=UTC),
     expires_at=None,
     last_used_at=None,
+    hourly_limit=None,
 )
 
 
@@ -82,6 +83,12 @@ def test_a_field_that_nobody_has_is_an_error() -> None:
 def test_what_is_given_and_is_no_field_is_an_error() -> None:
     with pytest.raises(TypeError, match="has no prefix"):
         to_message(ApiKey, ROW, key_prefix="", prefix="vlinders_sk_live_abcd")
+
+
+def test_only_what_a_request_says_is_said() -> None:
+    request = CreateApiKeyRequest(hourly_limit=0)
+
+    assert said(request, "hourly_limit", "expires_at") == {"hourly_limit": 0}
 
 
 class ShelfNotFound(NotFound):

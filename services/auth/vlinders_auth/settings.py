@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from vlinders_auth.carriers import Encryption
+from vlinders_auth.dialects import CANONICAL
 from vlinders_auth.oauth_registry import Registry
 from vlinders_kit import api_keys
 from vlinders_kit.sealing import Sealer
@@ -152,6 +153,8 @@ class AuthSettings(ServiceSettings):
     @field_validator("operator_api_key")
     @classmethod
     def _is_well_formed(cls, key: SecretStr | None) -> SecretStr | None:
-        if key is not None and not api_keys.is_well_formed(key.get_secret_value()):
-            raise ValueError("not an API key; python -m vlinders_auth.mint makes one")
+        text = "" if key is None else key.get_secret_value()
+        ours = text.startswith(CANONICAL.keys.form.prefix) and api_keys.is_well_formed(text)
+        if key is not None and not ours:
+            raise ValueError("not such an API key; python -m vlinders_auth.mint makes one")
         return key
