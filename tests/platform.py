@@ -173,13 +173,13 @@ class Platform:
         audit: dict[str, Any] = await self.as_operator("/v1/operator/ledger-audit")
         return audit
 
-    async def as_operator(self, path: str) -> Any:
+    async def as_operator(self, path: str, method: str = "GET", **options: Any) -> Any:
         """What the administrator is told there."""
         access = self.stack.access
         form = {"email": access["admin_email"], "password": access["admin_password"]}
         signed_in = (await self.http.post("/v1/auth/login", json=form)).json()["data"]
         headers = {"Authorization": f"Bearer {signed_in['access_token']}"}
-        answer = await self.http.get(path, headers=headers)
+        answer = await self.http.request(method, path, headers=headers, **options)
         assert answer.status_code == 200, answer.text
         return answer.json()["data"]
 
