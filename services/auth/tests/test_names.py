@@ -181,6 +181,22 @@ async def test_nobody_takes_anothers_name(auth: Auth, wanted: dict[str, str], re
     assert (me.username, me.full_name) == ("Ada_L", "")
 
 
+async def test_of_those_who_change_to_a_name_at_the_same_time_one_gets_it(auth: Auth) -> None:
+    opened = [await sign_up(auth, username=f"ada{n}", email=f"{n}@example.com") for n in range(4)]
+    everybody = [await auth.user(each) for each in opened]
+
+    answers = await asyncio.gather(
+        *(
+            auth.accounts(ada).UpdateMyAccount(pb.UpdateMyAccountRequest(username=name))
+            for ada, name in zip(everybody, ["Countess", "COUNTESS"] * 2, strict=True)
+        ),
+        return_exceptions=True,
+    )
+
+    lost = [failure_of(error) for error in answers if isinstance(error, grpc.aio.AioRpcError)]
+    assert [each.reason for each in lost] == ["USERNAME_TAKEN"] * 3
+
+
 async def test_accounts_are_numbered_from_one(auth: Auth) -> None:
     made = [await named(auth, f"ada-{n}") for n in range(3)]
 
