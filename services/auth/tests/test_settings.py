@@ -56,7 +56,9 @@ def test_what_is_needed_is_enough(environment: Any) -> None:
         ("SEALING_KEY_FILE", "/nowhere/sealing.json"),
         ("SEALING_KEY_FILE", __file__),
         ("OPERATOR_API_KEY", "vlinders_sk_live_mistyped"),
-        ("OPERATOR_API_KEY", api_keys.new(api_keys.MASSROUTER)),
+        pytest.param(
+            "OPERATOR_API_KEY", api_keys.new(api_keys.MASSROUTER), id="OPERATOR_API_KEY-mr_sk_"
+        ),
         ("CALLER_KEY", "short"),
         ("PASSWORD_MEMORY_KIB", "1024"),
         ("SIGNING_KEY_LIFETIME", "PT1M"),
