@@ -1,5 +1,6 @@
 """The stack of the journeys: two gateways, two replicas of inference, two providers of our own."""
 
+import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ import anyio.to_thread
 import httpx
 import pytest
 import yaml
+from anyio.from_thread import start_blocking_portal
 
+from services.auth.tests.authorization_server import Person, PlayedProvider, played
 from tests.platform import GRANT, NANOS, Platform
 from tests.upstreams import Upstream, upstream
 from vlinders_embedded.running import bring_up, take_down
@@ -73,13 +76,26 @@ def traces() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="session")
+def oauth_providers() -> Iterator[dict[str, PlayedProvider]]:
+    """Where people sign in who have an account elsewhere; on a thread, as upstreams are."""
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(played("", Person())) as providers,
+    ):
+        yield providers
+
+
+@pytest.fixture(scope="session")
 async def platform(
     upstreams: tuple[Upstream, Upstream],
+    oauth_providers: dict[str, PlayedProvider],
     traces: Collector,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Platform]:
     folder = tmp_path_factory.mktemp("journeys")
     (folder / "providers.yaml").write_text(yaml.safe_dump({"providers": _providers(*upstreams)}))
+    clients = {name: provider.registered() for name, provider in oauth_providers.items()}
+    (folder / "oauth.json").write_text(json.dumps(clients))
     stack = await anyio.to_thread.run_sync(_bring_up, folder, traces)
     try:
         async with httpx.AsyncClient(base_url=stack.url, timeout=30) as http:
@@ -95,6 +111,7 @@ def _bring_up(folder: Path, traces: Collector) -> Any:
         "REPLICAS": "gateway=2 inference=2",
         "PROVIDERS": str(folder / "providers.yaml"),
         "KEY_OF_SECOND": "planted-key-of-the-second-provider",
+        "VLINDERS_AUTH_OAUTH_FILE": str(folder / "oauth.json"),
         "OTEL_EXPORTER_OTLP_ENDPOINT": traces.endpoint,
         "OTEL_BSP_SCHEDULE_DELAY": "200",
         "VLINDERS_GATEWAY_TRACES_SAMPLED": "1",

@@ -137,7 +137,7 @@ class Stack:
         return told
 
     def _auth(self, number: int) -> dict[str, object]:
-        return {
+        told: dict[str, object] = {
             **self._service("auth"),
             "SEALING_KEY_FILE": sealing_key_file(self.options.var, "auth"),
             "ADMIN_EMAIL": self.options.admin_email,
@@ -147,6 +147,9 @@ class Stack:
             "PUBLIC_URL": os.environ.get("VLINDERS_AUTH_PUBLIC_URL", self.url),
             "MAIL_FOLDER": self._folder("mails"),
         }
+        if self.options.profile == "contracts":
+            told["OAUTH_SANDBOX"] = "true"
+        return told
 
     def _billing(self, number: int) -> dict[str, object]:
         return {**self._service("billing"), "OPERATOR_GRANT": 1_000_000}

@@ -266,6 +266,13 @@ class PlayedProvider:
         self.instead: Callable[[web.Request], Any] | None = None
         """Answers in its place, where it is set; None is the usual answer."""
 
+    def registered(self) -> dict[str, Any]:
+        """The row of the platform's client here, for the file that its settings name."""
+        here = self.provider
+        row = {"client_id": self.server.client.client_id, "client_secret": SECRET}
+        addresses = {"authorize": here.authorize, "token": here.token, "user": here.user}
+        return {**row, **addresses, **({"keys": here.keys} if here.keys else {})}
+
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """What the provider answers to anything that is asked of it."""
         self.requests.append(request)

@@ -30,7 +30,7 @@ from .authorization_server import SECRET, Person, PlayedProvider, played
 from .conftest import PASSWORD, PUBLIC_URL, Auth, anybody, failed, refused, session_of
 from .test_links import reset_token
 
-CALLBACK = PUBLIC_URL + "/v1/auth/oauth/{provider}/callback"
+CALLBACK = PUBLIC_URL + "/vlinders/v1/auth/oauth/{provider}/callback"
 
 everywhere = pytest.mark.parametrize("name", sorted(PROVIDERS))
 WITH_EMAIL = ("github", "google")

@@ -99,7 +99,7 @@ def test_each_provider_and_dialect_has_one_redirect_uri(public_url: str) -> None
     registry = Registry.load(None, public_url=public_url)
 
     assert registry.redirect_uri("github", "vlinders") == (
-        "https://api.example.com/v1/auth/oauth/github/callback"
+        "https://api.example.com/vlinders/v1/auth/oauth/github/callback"
     )
     assert registry.redirect_uri("google", "massrouter") == (
         "https://api.example.com/massrouter/api/v1/auth/oauth/google/callback"

@@ -62,8 +62,9 @@ class Rules:
     needs_change: bool = False
     """Whether a change of nothing is a mistake, which its clients are told."""
 
-    oauth_callback: str = "/v1/auth/oauth/{provider}/callback"
-    """Where providers send browsers back to, which is written down at the provider, too."""
+    oauth_callback: str = "/vlinders/v1/auth/oauth/{provider}/callback"
+    """Where providers send browsers back to, as it is written down there, too: below the dialect's
+    mount, where the browser's cookie is."""
 
     def require_long(self, password: str, field: str) -> None:
         """Raises PasswordTooShort, telling the field of the request that has it."""
