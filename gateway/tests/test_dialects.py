@@ -119,6 +119,10 @@ class TestEvery:
                 told[join.name] = dialect.codec.dump(GetMessageClass(kind)())
             assert set(shaped(shape, told)) == set(shape)
 
+    def test_each_list_sorts_by_fields_of_its_items(self, dialect: Dialect) -> None:
+        for operation, _, _ in dialect.places():
+            assert set(operation.sorts) <= set(operation.row.fields_by_name), operation.name
+
     def test_joins_ask_what_the_gateway_may_ask(self, dialect: Dialect) -> None:
         served = {operation.name: operation for operation, _, _ in dialect.places()}
         for name, joins in dialect.joins.items():

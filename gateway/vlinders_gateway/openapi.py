@@ -116,9 +116,8 @@ def _parameters(
             word = dialect.filter_word(name) if operation.items is not None else name
             found.append(_parameter(word, "query", schemas.field(field, asked=True)))
     if operation.items is not None:
-        found += [
-            _parameter(word, "query", schema) for word, schema in dialect.paging.schemas().items()
-        ]
+        words = dialect.paging.schemas([*dialect.sorts(operation)])
+        found += [_parameter(word, "query", schema) for word, schema in words.items()]
     return found
 
 
@@ -126,6 +125,8 @@ def _parameter(name: str, place: str, schema: Schema, *, required: bool = False)
     told = {
         word: value for word, value in schema.items() if word not in ("description", "nullable")
     }
+    if "enum" in told:
+        told["enum"] = [value for value in told["enum"] if value is not None]
     entry: Schema = {"name": name, "in": place, "required": required, "schema": told}
     if "description" in schema:
         entry["description"] = schema["description"]

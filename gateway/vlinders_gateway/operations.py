@@ -52,6 +52,9 @@ class Operation:
     items: FieldDescriptor | None
     """The repeated field of the response, for a list that comes in pages."""
 
+    sorts: tuple[str, ...]
+    """Of a list: the fields that it can be sorted by."""
+
     redirect: str
     """The field of the response that says where the client is sent; empty: it is not."""
 
@@ -129,6 +132,7 @@ def _operation(method: MethodDescriptor, edge: api.Operation) -> Operation:
         request=GetMessageClass(method.input_type),
         response=GetMessageClass(method.output_type),
         items=_items(method),
+        sorts=tuple(edge.sorts),
         redirect=edge.redirect,
         cookie=edge.cookie,
     )

@@ -12,7 +12,7 @@ from vlinders_gateway import bodies, cookies
 from vlinders_gateway.dialects import Dialect
 from vlinders_gateway.exchange import AsgiExchange
 from vlinders_gateway.operations import Operation
-from vlinders_gateway.refusals import InvalidCredential, MalformedRequest
+from vlinders_gateway.refusals import BodyMissing, InvalidCredential, MalformedRequest
 from vlinders_kit.errors import InvalidRequest, Violation
 from vlinders_kit.policies import CredentialRequired
 from vlinders_kit.validation import validate
@@ -28,6 +28,7 @@ class Reader:
         self._operation = operation
         self._credential = dialect.credentials.get(operation.name, "")
         aside = dialect.elsewhere(operation)
+        self._sorts = dialect.sorts(operation)
         kind: Any = operation.request.DESCRIPTOR
         codec = dialect.codec
         self._fields = {
@@ -41,8 +42,8 @@ class Reader:
     ) -> tuple[Message, Page | None]:
         """The request, and the page that it asks for. Every fault of it is told at once.
 
-        Raises InvalidRequest, and CredentialRequired or InvalidCredential where the bearer token is
-        a field of it.
+        Raises InvalidRequest, BodyMissing, and where the bearer token is a field of it
+        CredentialRequired and InvalidCredential.
         """
         operation, codec = self._operation, self._dialect.codec
         faults: list[Violation] = []
@@ -63,6 +64,8 @@ class Reader:
             raise InvalidCredential
         if faults:
             raise InvalidRequest(broken=tuple(faults))
+        if operation.writes and not sent.strip() and self._fields.keys() - path.keys():
+            raise BodyMissing
         return request, page
 
     def _read_head(self, exchange: AsgiExchange, request: Message) -> None:
@@ -95,12 +98,11 @@ class Reader:
         dialect = self._dialect
         page = dialect.paging.read(query)
         if page.sort:
-            names = {dialect.codec.spelling(field): field for field in self._operation.row.fields}
-            found = names.get(page.sort.removeprefix("-"))
-            if found is None or not dialect.codec.shown(found):
+            found = self._sorts.get(page.sort.removeprefix("-"))
+            if found is None:
                 fault = "is nothing that this list is sorted by"
                 raise InvalidRequest(broken=(Violation(dialect.paging.sort, fault, "sort"),))
-            page.sort = "-" * page.sort.startswith("-") + found.name
+            page.sort = "-" * page.sort.startswith("-") + found
         return page
 
 

@@ -80,6 +80,10 @@ class JsonTooManyParts(InvalidArgument):
     most: int
 
 
+class BodyMissing(InvalidArgument):
+    """The request needs a body: a JSON object."""
+
+
 class BodyNotAnObject(InvalidArgument):
     """The body must be a JSON object."""
 

@@ -47,6 +47,8 @@ def _limits(rule: Any) -> Schema:
             found["format"] = "email"
         if getattr(text, "in"):
             found["enum"] = list(getattr(text, "in"))
+    if getattr(rule.enum, "in"):
+        found["enum"] = list(getattr(rule.enum, "in"))
     for kind in ("int32", "int64"):
         number = getattr(rule, kind)
         if rule.HasField(kind):

@@ -61,9 +61,12 @@ class Schemas:
         fields = [
             field for field in kind.fields if field.name not in without and self._codec.shown(field)
         ]
-        spelt = {self._codec.spelling(field): self.field(field, asked=asked) for field in fields}
-        schema: Schema = {"type": "object", "properties": spelt}
         here = needed(kind) if asked else {field.name for field in fields}
+        spelt = {
+            self._codec.spelling(each): self.field(each, asked=asked, absent=each.name not in here)
+            for each in fields
+        }
+        schema: Schema = {"type": "object", "properties": spelt}
         required = [self._codec.spelling(field) for field in fields if field.name in here]
         if required:
             schema["required"] = required
@@ -79,38 +82,40 @@ class Schemas:
             return self.at(fields[first].message_type, {}, rest)
         return self.field(fields[first], asked=False)
 
-    def field(self, field: Any, *, asked: bool) -> Schema:
-        """The schema of one field of a message."""
+    def field(self, field: Any, *, asked: bool, absent: bool = False) -> Schema:
+        """The schema of one field of a message; one that may be absent may be null as well."""
         if field.is_repeated:
-            items = self._within(self._one(field, asked=asked), item_limits_of(field))
+            items = self._one(field, item_limits_of(field), asked=asked)
             schema: Schema = {"type": "array", "items": items, **limits_of(field)}
         else:
-            schema = self._within(self._one(field, asked=asked), limits_of(field))
+            schema = self._one(field, limits_of(field), asked=asked)
+        nullable = absent or field.has_presence or self._codec.nulled(field)
         if "$ref" in schema:  # nothing may stand beside a reference
-            return {"anyOf": [schema, NULL]} if field.has_presence else schema
-        if (field.has_presence or self._codec.nulled(field)) and "type" in schema:
-            schema["nullable"] = True
+            return {"anyOf": [schema, NULL]} if nullable else schema
+        if nullable and "type" in schema:
+            schema |= {"nullable": True}
+            schema |= {"enum": [*schema["enum"], None]} if "enum" in schema else {}
+        if asked and self._codec.nulled(field):
+            schema["minLength"] = 1
         return _described(schema, field.full_name)
 
-    def _within(self, schema: Schema, limits: Schema) -> Schema:
-        """`schema` with what the contract's rules allow; a table of values has the last word."""
-        return schema if "enum" in schema or "$ref" in schema else schema | limits
-
-    def _one(self, field: Any, *, asked: bool) -> Schema:
+    def _one(self, field: Any, limits: Schema, *, asked: bool) -> Schema:
+        """The schema of one value, within what the contract's rules allow of it."""
         codec = self._codec
         if (table := codec.table(field)) is not None:
             values = list(table.values())
-            if all(isinstance(value, bool) for value in values):
-                return {"type": "boolean"}
-            return {"type": "string", "enum": values}
+            flags = all(isinstance(value, bool) for value in values)
+            return {"type": "boolean"} if flags else {"type": "string", "enum": values}
         if field.enum_type is not None:
-            every = [word(field.enum_type, row.name) for row in field.enum_type.values]
-            return {"type": "string", "enum": list(words_of(field)) if asked else every}
+            words = words_of(field) if asked else _every_word(field)
+            some = limits.get("enum", words.values())
+            return {"type": "string", "enum": [name for name, n in words.items() if n in some]}
         if codec.places(field) is not None:
             return {"type": "number"}
         if field.message_type is None:
-            scalar = dict(_SCALARS[_type_name(field)])
-            return {**scalar, **codec.ids.schema} if prefix_of(field) else scalar
+            scalar = _SCALARS[_type_name(field)]
+            spelt = codec.ids.schema if prefix_of(field) else {}
+            return {**scalar, **(spelt or limits)}
         if field.message_type.full_name == "google.protobuf.Timestamp":
             return dict(codec.times.schema)
         if field.message_type.full_name in _WELL_KNOWN:
@@ -155,6 +160,11 @@ def _names_in(
         yield (*path, _FIELD, index), f"{name}.{field.name}"
     for index, nested in enumerate(message.nested_type):
         yield from _names_in((*path, _NESTED, index), name, nested)
+
+
+def _every_word(field: Any) -> dict[str, int]:
+    """Words of an enum in an answer: also the one for what is not known."""
+    return {word(field.enum_type, row.name): row.number for row in field.enum_type.values}
 
 
 def _type_name(field: Any) -> str:

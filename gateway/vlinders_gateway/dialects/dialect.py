@@ -135,6 +135,11 @@ class Dialect:
         """Fields of its request that travel neither in the body nor in the query or path."""
         return frozenset(("page", operation.cookie, self.credentials.get(operation.name, "")))
 
+    def sorts(self, operation: Operation) -> Mapping[str, str]:
+        """What its list can be sorted by: the name here → the contract's."""
+        fields = [operation.row.fields_by_name[name] for name in operation.sorts]
+        return {self.codec.spelling(each): each.name for each in fields if self.codec.shown(each)}
+
     def lacks(self, operation: Operation) -> str | None:
         """Why its clients never had the operation, if they had not."""
         return self.without.get(operation.name) or self.without.get(operation.service)

@@ -1,7 +1,7 @@
 """The ways in which clients ask for a page of a list, and are told which one they got."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,8 +35,11 @@ class Paging(Protocol):
         """The query parameter that names the field to sort by."""
         ...
 
-    def schemas(self) -> Mapping[str, Any]:
-        """The query parameters that it reads, each with its JSON schema."""
+    def schemas(self, sorts: Sequence[str]) -> Mapping[str, Any]:
+        """The query parameters that it reads, each with its JSON schema.
+
+        `sorts` are the fields to sort by, in the dialect's names.
+        """
         ...
 
     def read(self, query: Mapping[str, str]) -> Page:
@@ -61,17 +64,17 @@ class Numbers:
     usual: int = 20
     most: int = 100
 
-    def schemas(self) -> Mapping[str, Any]:
+    def schemas(self, sorts: Sequence[str]) -> Mapping[str, Any]:
         size = {"type": "integer", "minimum": 1, "maximum": self.most, "default": self.usual}
-        how = "A field." if self.order else "A field, or with - before it, descending."
-        sort = {"type": "string", "description": how}
-        order = {self.order: {"type": "string", "enum": list(_ORDERS)}} if self.order else {}
-        return {
-            self.number: {"type": "integer", "minimum": 1, "default": 1},
-            self.size: size,
-            self.sort: sort,
-            **order,
-        }
+        found = {self.number: {"type": "integer", "minimum": 1, "default": 1}, self.size: size}
+        if not sorts:
+            return found
+        ways = ("",) if self.order else ("", "-")
+        sort = {"type": "string", "enum": [way + name for name in sorts for way in ways]}
+        if self.order:
+            return {**found, self.sort: sort, self.order: {"type": "string", "enum": [*_ORDERS]}}
+        sort["description"] = "A field, or one with - before it, which is descending."
+        return {**found, self.sort: sort}
 
     def read(self, query: Mapping[str, str]) -> Page:
         number = _count(query.get(self.number), 1)
