@@ -1,7 +1,9 @@
 """Links that came by mail: from what somebody asks for, through the page, to what it opens."""
 
 import asyncio
+import os
 import re
+import signal
 import time
 from email import message_from_bytes, policy
 from pathlib import Path
@@ -119,3 +121,36 @@ async def test_who_is_invited_joins_and_is_known_everywhere_for_what_he_is_at_on
     await ada.data("POST", f"{at}/members", json={"account_id": bob["user_id"]})
     listed = await ada.data("GET", "/v1/organizations?sort=-member_count")
     assert [(row["name"], row["member_count"]) for row in listed] == [("Engineering", 2)]
+
+
+async def test_a_mail_that_waits_survives_the_death_of_auth(platform: Platform) -> None:
+    ada = await platform.sign_up()
+    folder = Path(platform.stack.var) / "mails"
+    aside = folder.rename(folder.with_name("mails-aside"))
+    folder.touch()  # a file: no mail can be written
+    try:
+        asked = await platform.http.post("/v1/auth/password-reset", json={"email": ada.email})
+        assert asked.status_code == 202
+
+        async def tried() -> bool:
+            query = "SELECT tries FROM mail WHERE email = :email AND due_at > now()"
+            rows = await platform.sql("auth", query, email=ada.email)
+            return [row.tries for row in rows] == [1]
+
+        await eventually(tried)
+        [pid] = platform.stack.pids("auth")
+        os.kill(pid, signal.SIGKILL)
+    finally:
+        folder.unlink()
+        aside.rename(folder)
+
+    due = "UPDATE mail SET due_at = now() WHERE due_at IS NOT NULL"
+    await platform.sql("auth", due)
+    path, token = await link_to(platform, ada.email, "reset-password")
+
+    async def there_again() -> bool:
+        return (await ada.call("GET", "/v1/users/me")).status_code == 200
+
+    await eventually(there_again)
+    platform.secrets.add(NEW_PASSWORD)
+    await follow(platform, path, token=token, new_password=NEW_PASSWORD)

@@ -3,7 +3,6 @@
 import asyncio
 from typing import Any
 
-import grpc
 import pytest
 from sqlalchemy import func, select
 
@@ -13,10 +12,9 @@ from vlinders.api.v1.options_pb2 import Page
 from vlinders.auth.v1 import organizations_pb2 as pb
 from vlinders.auth.v1.events_pb2 import Audited
 from vlinders_auth.models import Membership
-from vlinders_kit.errors import failure_of
 from vlinders_kit.testing import a_user, an_api_key
 
-from .conftest import BOUNDS, NOW, Auth, at_once, reasons, refused
+from .conftest import BOUNDS, NOW, Auth, at_once, failed, reasons, refused
 
 ADMIN, MEMBER = pb.MEMBER_ROLE_ADMIN, pb.MEMBER_ROLE_MEMBER
 
@@ -324,17 +322,13 @@ async def test_api_keys_do_not_open_them(auth: Auth) -> None:
     assert await refused(names(auth, key)) == "NOT_PERMITTED"
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("name", ""), ("name", "n" * 101), ("description", "d" * 501)]
-)
-async def test_a_field_that_is_wrong_is_named(auth: Auth, field: str, value: str) -> None:
+async def test_a_field_that_is_wrong_is_named(auth: Auth) -> None:
     ada = await auth.register()
-    request = pb.CreateOrganizationRequest(**{"name": "Engineering", field: value})
 
-    with pytest.raises(grpc.aio.AioRpcError) as error:
-        await auth.organizations(ada).CreateOrganization(request)
-
-    assert {row.field for row in failure_of(error.value).violations} == {field}
+    for field, value in (("name", ""), ("name", "n" * 101), ("description", "d" * 501)):
+        request = pb.CreateOrganizationRequest(**{"name": "Engineering", field: value})
+        failure = await failed(auth.organizations(ada).CreateOrganization(request))
+        assert {row.field for row in failure.violations} == {field}
 
 
 async def test_each_change_is_told_to_the_audit(auth: Auth) -> None:
