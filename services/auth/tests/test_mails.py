@@ -384,6 +384,37 @@ async def test_a_mail_is_not_sent_once_its_link_has_expired_or_was_used(auth: Au
     assert await waiting(auth) == []
 
 
+async def test_a_mail_is_not_sent_again_once_another_invitation_has_taken_its_place(
+    auth: Auth,
+) -> None:
+    ada = await auth.register()
+    kept = Kept([Deferred("450")])
+    sends = postman(auth, kept)
+    await auth.members(ada).InviteMember(invitation("bob@example.com"))
+    await sends.turn()
+    await auth.members(ada).InviteMember(invitation("bob@example.com"))
+    auth.clock.advance(30)
+
+    await sends.turn()
+
+    assert len(kept.got) == 1
+    assert await waiting(auth) == []
+
+
+async def test_a_fault_of_ours_over_one_mail_holds_up_no_other(auth: Auth) -> None:
+    for name in ("ada", "bob"):
+        await auth.register(f"{name}@example.com")
+        await ask(auth, f"{name}@example.com")
+    kept = Kept([ZeroDivisionError()])
+    sends = postman(auth, kept)
+
+    assert await sends.turn() == 2
+    auth.clock.advance(30)
+    assert await sends.turn() == 1
+
+    assert {got["To"] for got in kept.got} == {"ada@example.com", "bob@example.com"}
+
+
 async def test_a_mail_survives_whoever_died_over_it_and_is_the_same(auth: Auth) -> None:
     await auth.register()
     await ask(auth)

@@ -11,7 +11,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from vlinders_auth import letters, mails
 from vlinders_auth.carriers import Carrier, CarrierAway, Deferred, Refused
-from vlinders_auth.letters import Letter
 from vlinders_auth.models import Mail
 from vlinders_auth.recipients import Recipients
 from vlinders_kit import logs
@@ -84,31 +83,27 @@ class Postman:
         Raises CarrierAway when one could not be handed over for a reason that concerns all.
         """
         async with self._db.begin() as tx:
-            now = self._clock.now()
-            taken = await mails.take(tx, AT_ONCE, now=now)
-            told = [(mail, await self._recipients.letter_of(tx, mail, now=now)) for mail in taken]
-        done = [self._bring(mail, letter) for mail, letter in told]
-        failed = [error for error in await asyncio.gather(*done) if error is not None]
-        if failed:
-            raise failed[0]
+            taken = await mails.take(tx, AT_ONCE, now=self._clock.now())
+        brought = await asyncio.gather(*map(self._bring, taken), return_exceptions=True)
+        for failure in brought:
+            if failure is not None:
+                raise failure
         return len(taken)
 
-    async def _bring(self, mail: Mail, letter: Letter | None) -> CarrierAway | None:
-        away = None
-        outcome = "void"
+    async def _bring(self, mail: Mail) -> CarrierAway | None:
+        """Sends one mail, or puts it back. A fault of ours over it holds up no other."""
+        away, outcome = None, "put_back"
         try:
-            if letter is not None:
-                written = letters.write(letter, sender=self._sender, now=self._clock.now())
-                await self._carrier.carry(written)
-                outcome = "sent"
-                self._away.over()
+            outcome = "sent" if await self._send(mail) else "void"
         except Refused as error:
             outcome = "given_up"
             log.warning("mail_given_up", mail_id=mail.id, purpose=mail.purpose, answer=str(error))
-        except (Deferred, CarrierAway) as error:
-            outcome = "put_back"
-            away = error if isinstance(error, CarrierAway) else None
+        except CarrierAway as error:
+            away = error
+        except Deferred as error:
             log.info("mail_put_back", mail_id=mail.id, tries=mail.tries, answer=str(error))
+        except Exception as error:
+            log.error("mail_failed", mail_id=mail.id, tries=mail.tries, exc_info=error)
         async with self._db.begin() as tx:
             if outcome == "put_back":
                 await mails.put_back(tx, mail.id, due_at=self._clock.now() + self._wait(mail.tries))
@@ -116,6 +111,17 @@ class Postman:
                 await mails.finish(tx, mail.id)
         _MAILS.labels(outcome).inc()
         return away
+
+    async def _send(self, mail: Mail) -> bool:
+        """Whether there was anything to send."""
+        async with self._db.begin() as tx:
+            now = self._clock.now()
+            letter = await self._recipients.letter_of(tx, mail.id, now=now)
+        if letter is None:
+            return False
+        await self._carrier.carry(letters.write(letter, sender=self._sender, now=now))
+        self._away.over()
+        return True
 
     def _wait(self, tries: int) -> timedelta:
         """Before the next try: twice as long each time, less up to half by chance."""

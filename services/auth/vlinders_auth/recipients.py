@@ -1,6 +1,7 @@
 """Recipients: whom a mail is for by the time that it is sent, and the link that it brings him."""
 
 import hashlib
+from dataclasses import replace
 from datetime import datetime
 
 from vlinders.auth.v1.accounts_pb2 import ACCOUNT_STATUS_ACTIVE
@@ -19,24 +20,25 @@ class Recipients:
         self._sealer = sealer
         self._public_url = public_url.rstrip("/")
 
-    async def letter_of(self, tx: Tx, mail: Mail, *, now: datetime) -> Letter | None:
+    async def letter_of(self, tx: Tx, mail_id: str, *, now: datetime) -> Letter | None:
         """What the mail says; None where there is nothing to say any more, or nobody to say it to.
 
-        Its link is made at the first try: a mail that is sent again brings the same, or, when that
+        Its link is made the first time: a mail that is sent again brings the same, or, when that
         was used or has expired, is not sent.
         """
-        if mail.tries == 1:
+        mail = await tx.get_one(Mail, mail_id)
+        if mail.link_id is None:
             link = await _new_link(tx, mail, now=now)
             mail.link_id = None if link is None else link.id
         else:
-            link = await tx.get(Link, mail.link_id) if mail.link_id else None
+            link = await tx.get(Link, mail.link_id)
         if link is None or link.expires_at <= now:
             return None
         purpose, token = Purpose(link.purpose), links.token_of(link, self._sealer)
         # In the fragment, which browsers tell no server and no page that is linked to.
         url = f"{self._public_url}/account/{purpose}#token={token}"
-        tenant, inviter = await _names(tx, link)
-        return Letter(mail.id, mail.email, purpose, url, link.expires_at, tenant, inviter)
+        letter = Letter(mail.id, mail.email, purpose, url, link.expires_at)
+        return await _named(tx, letter, link) if purpose is Purpose.ACCEPT_INVITATION else letter
 
 
 def mark_of(account: Account) -> bytes:
@@ -60,11 +62,11 @@ async def _new_link(tx: Tx, mail: Mail, *, now: datetime) -> Link | None:
     return await links.issue(tx, purpose, subject.id, mail.email, now=now)
 
 
-async def _names(tx: Tx, link: Link) -> tuple[str, str]:
-    """Of an invitation: the tenant's name, and that of who has sent it."""
-    if link.purpose != Purpose.ACCEPT_INVITATION:
-        return "", ""
-    invitation = await tx.get_one(Invitation, link.subject_id)
+async def _named(tx: Tx, letter: Letter, link: Link) -> Letter | None:
+    """An invitation, with where to and by whom; None once another has taken its place."""
+    invitation = await tx.get(Invitation, link.subject_id)
+    if invitation is None:
+        return None
     tenant = await tx.get_one(Tenant, invitation.tenant_id)
     inviter = await tx.get_one(Account, invitation.invited_by)
-    return tenant.name, inviter.full_name
+    return replace(letter, tenant=tenant.name, inviter=inviter.full_name)
