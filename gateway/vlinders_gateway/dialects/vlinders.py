@@ -65,7 +65,9 @@ VLINDERS = Dialect(
     title="Vlinders Platform API",
     mounts=("/vlinders", ""),
     codec=Codec(
-        nulls=frozenset({"UpdateMyAccountRequest.avatar_url"}),
+        nulls=frozenset(
+            {"UpdateMyAccountRequest.avatar_url", "UpdateOrganizationRequest.description"}
+        ),
         values={"permissions": {scope: scope for scope in SCOPES}},
         hidden=frozenset(
             {
