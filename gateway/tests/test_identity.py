@@ -417,6 +417,16 @@ async def test_a_caller_is_told_with_the_dialect_that_he_calls_in(
     assert len(script.requests("Introspect")) == 1
 
 
+async def test_a_key_opens_nothing_in_an_api_that_it_was_not_made_for(
+    identities: Identities, script: Script
+) -> None:
+    key = script.admit(an_api_key(dialect="massrouter", scopes=["all:read"]))
+
+    for dialect, scopes in (("massrouter", ["all:read"]), ("vlinders", []), ("lyss", [])):
+        principal = await identities.resolve(shown(key), dialect)
+        assert (principal.caller.dialect, principal.caller.scopes) == (dialect, scopes)
+
+
 async def test_the_use_of_keys_is_reported_and_what_fails_is_reported_again(
     identities: Identities, script: Script
 ) -> None:

@@ -32,6 +32,8 @@ class Principal:
         caller = Caller()
         caller.CopyFrom(told)
         caller.dialect = dialect
+        if told.dialect not in ("", dialect):
+            caller.ClearField("scopes")  # a key opens nothing in an API that it was not made for
         return Principal(
             caller,
             caller.SerializeToString(),

@@ -75,7 +75,7 @@ async def test_keys_are_what_their_dialect_says(auth: Auth) -> None:
     assert made.key_prefix == made.key[:12]
     assert made.hourly_limit == 1000
     caller = (await auth.introspect(api_key=made.key)).caller
-    assert caller.hourly_limit == 1000
+    assert (caller.hourly_limit, caller.dialect) == (1000, "massrouter")
     assert caller.scopes == ["account:read", "all:read", "inference:read", "usage:read"]
 
 

@@ -43,6 +43,7 @@ async def test_an_api_key_stands_for_its_maker_with_the_scopes_of_the_key(auth: 
         scopes=["inference:write", "usage:read"],
         api_key_id=made.id,
         plan="free",
+        dialect="vlinders",
     )
     assert answer.cache_for.ToTimedelta() == timedelta(seconds=60)
     assert not answer.HasField("expires_at")

@@ -24,6 +24,8 @@ class Identity:
     api_key_id: str = ""
     session_id: str = ""
     hourly_limit: int | None = None
+    dialect: str = ""
+    """Of an API key: where it opens anything at all."""
 
 
 async def of_api_key(tx: Tx, sha256: bytes, *, now: datetime) -> Identity:
@@ -44,6 +46,7 @@ async def of_api_key(tx: Tx, sha256: bytes, *, now: datetime) -> Identity:
         key.expires_at,
         api_key_id=key.id,
         hourly_limit=key.hourly_limit,
+        dialect=key.dialect,
     )
 
 

@@ -57,6 +57,7 @@ def _answer(found: Identity) -> pb.IntrospectResponse:
         session_id=found.session_id,
         plan=found.tenant.plan,
         hourly_limit=found.hourly_limit or 0,
+        dialect=found.dialect,
     )
     answer = pb.IntrospectResponse(caller=caller)
     answer.cache_for.FromTimedelta(CACHE_FOR)
