@@ -254,7 +254,7 @@ async def outcome(channel: grpc.aio.Channel, method: Any) -> grpc.StatusCode | N
     tells = "stream" if method.server_streaming else "unary"
     path = f"/{method.containing_service.full_name}/{method.name}"
     rpc: Any = getattr(channel, f"{asks}_{tells}")(path, bytes, bytes)
-    call = rpc(iter([b""]) if method.client_streaming else b"", timeout=10)
+    call = rpc(iter(()) if method.client_streaming else b"", timeout=10)
     try:
         if method.server_streaming:
             async for _ in call:
