@@ -11,8 +11,8 @@ from vlinders_gateway.identity import Identities
 from vlinders_gateway.limits import Limits, network_of
 from vlinders_gateway.operations import Operation
 from vlinders_gateway.principals import Principal, anonymous
-from vlinders_gateway.rates import Rate, Rates
-from vlinders_gateway.refusals import IdentityUnavailable, RateLimited
+from vlinders_gateway.rates import MINUTE, Rate, Rates
+from vlinders_gateway.refusals import IdentityUnavailable, InvalidCredential, RateLimited
 from vlinders_kit.errors import PermissionDenied, Unauthenticated
 from vlinders_kit.policies import require
 
@@ -95,13 +95,22 @@ class Admission:
     async def _meet(self, exchange: Exchange) -> Principal:
         """A principal that is not known yet; who guesses credentials is soon not asked about."""
         guess = self._identities.is_guess(exchange.authorization)
-        if guess and self._limits.closed(_stranger(exchange)):
-            await self._count_address(exchange)
+        if guess and self._limits.closed(_guesses(exchange)):
+            await self._count_guess(exchange)
         try:
             return await self._identities.resolve(exchange.authorization, exchange.dialect.name)
-        except (Unauthenticated, PermissionDenied):
+        except (Unauthenticated, PermissionDenied) as error:
+            if guess and isinstance(error, InvalidCredential):
+                await self._count_guess(exchange)
             await self._count_address(exchange)
             raise
+
+    async def _count_guess(self, exchange: Exchange) -> None:
+        """In a bucket of its own: that a neighbour of the same address has used up what is
+        anonymous, perhaps for an hour, is no reason not to ask about a key.
+        """
+        rate = Rate(self._rates[exchange.dialect.name].anonymous.limit, MINUTE)
+        await self._count(exchange, _guesses(exchange), rate)
 
     async def _count_address(self, exchange: Exchange, *, writes: bool = False) -> None:
         rates = self._rates[exchange.dialect.name]
@@ -125,6 +134,10 @@ def _permitted(principal: Principal, operation: Operation) -> Principal:
 
 def _stranger(exchange: Exchange) -> str:
     return f"{exchange.dialect.name}:{network_of(exchange.address)}"
+
+
+def _guesses(exchange: Exchange) -> str:
+    return f"{_stranger(exchange)}:guesses"
 
 
 def _apply(exchange: Exchange, quota: Quota, rate: Rate) -> None:

@@ -125,9 +125,9 @@ class Identities:
         Tokens are no guesses: without a genuine signature nobody is asked about them.
         """
         if authorization is None or not _is_bearer(authorization):
-            return True
+            return False
         token = authorization[7:]
-        return not tokens.looks_like_one(token) and _digest(token) not in self._held
+        return token.startswith(_KEY_PREFIXES) and _digest(token) not in self._held
 
     async def resolve(self, authorization: bytes | None, dialect: str) -> Principal:
         """The principal of a credential, in the dialect in which it is shown.

@@ -45,7 +45,7 @@ async def test_an_api_key_stands_for_its_maker_with_the_scopes_of_the_key(auth: 
         plan="free",
         dialect="vlinders",
     )
-    assert answer.cache_for.ToTimedelta() == timedelta(seconds=60)
+    assert answer.cache_for.ToTimedelta() == timedelta(seconds=30)
     assert not answer.HasField("expires_at")
 
 
@@ -68,7 +68,7 @@ async def test_a_session_stands_for_its_user(auth: Auth) -> None:
             plan="free",
         ),
         expires_at=NOW + DAYS_30,
-        cache_for=timedelta(seconds=60),
+        cache_for=timedelta(seconds=30),
     )
 
 

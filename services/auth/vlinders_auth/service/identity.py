@@ -13,7 +13,7 @@ from vlinders_auth.identities import Identity
 from vlinders_kit.clock import Clock
 from vlinders_kit.db import Database
 
-CACHE_FOR = timedelta(seconds=60)
+CACHE_FOR = timedelta(seconds=30)
 """How long a gateway may believe an answer. What ends a credential sooner, an event tells."""
 
 
