@@ -36,6 +36,8 @@ from vlinders_auth.mails import Asked, Mailing
 from vlinders_auth.models import Mail
 from vlinders_auth.postman import Postman
 from vlinders_auth.recipients import Recipients
+from vlinders_kit.db import Database
+from vlinders_kit.silence import DatabaseSilent
 from vlinders_kit.testing.certificates import Authority
 
 from .conftest import NOW, PUBLIC_URL, SEALER, SENDER, Auth, refused, text_of, token_in
@@ -471,6 +473,38 @@ async def test_a_mail_that_is_asked_for_is_sent_without_delay(
         await asyncio.gather(running, return_exceptions=True)
 
     assert inbox.to == ["ada@example.com"]
+
+
+@dataclass
+class Unsteady:
+    """A database that does not answer at first."""
+
+    db: Database
+    silences: int = 3
+
+    def begin(self) -> Any:
+        if self.silences:
+            self.silences -= 1
+            raise DatabaseSilent("the database does not answer")
+        return self.db.begin()
+
+
+async def test_mails_go_on_after_the_database_was_silent(auth: Auth) -> None:
+    await auth.register()
+    await ask(auth)
+    kept, told = Kept(), asyncio.Event()
+    recipients = Recipients(SEALER, public_url=PUBLIC_URL)
+    unsteady: Any = Unsteady(auth.db)
+    sends = Postman(unsteady, kept, recipients, auth.clock, sender=SENDER, told=told)
+    running = asyncio.create_task(sends.run())
+
+    async with asyncio.timeout(60):
+        while await waiting(auth):
+            await asyncio.sleep(0.01)
+
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert len(kept.got) == 1
 
 
 async def test_what_is_rolled_back_sends_no_mail(auth: Auth) -> None:

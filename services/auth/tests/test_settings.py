@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from vlinders_auth.carriers import Server
 from vlinders_auth.settings import AuthSettings
 from vlinders_kit import api_keys
 
@@ -101,6 +102,22 @@ def test_a_password_of_a_mail_server_is_said_to_it_alone(
         AuthSettings.load()
 
     assert "secret" not in capsys.readouterr().err
+
+
+def test_a_mail_server_is_spoken_to_as_the_settings_say(environment: Any) -> None:
+    environment()
+    assert AuthSettings.load().mail_server is None
+
+    environment(
+        SMTP_HOST="mail.example.com",
+        SMTP_PORT="465",
+        SMTP_ENCRYPTION="tls",
+        SMTP_USERNAME="vlinders",
+        SMTP_PASSWORD="secret",
+    )
+
+    told = Server("mail.example.com", 465, "tls", None, "vlinders", "secret")
+    assert AuthSettings.load().mail_server == told
 
 
 def test_every_setting_is_in_the_readme_with_its_sentence() -> None:

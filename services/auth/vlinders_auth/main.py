@@ -3,7 +3,7 @@
 import asyncio
 
 from vlinders_auth.bootstrap import Administrator, bootstrap
-from vlinders_auth.carriers import Carrier, Server, Smtp, Spool
+from vlinders_auth.carriers import Carrier, Smtp, Spool
 from vlinders_auth.mails import Mailing
 from vlinders_auth.oauth import OAuthSignIns
 from vlinders_auth.oauth_exchange import Exchange, open_http
@@ -105,19 +105,9 @@ def _mailing(process: Process, db: Database, sealer: Sealer, settings: AuthSetti
 
 
 def _carrier(settings: AuthSettings) -> Carrier | None:
-    if settings.smtp_host is None:
-        return None if settings.mail_folder is None else Spool(settings.mail_folder)
-    password = settings.smtp_password
-    return Smtp(
-        Server(
-            settings.smtp_host,
-            settings.smtp_port,
-            settings.smtp_encryption,
-            authority=settings.smtp_authority_file,
-            username=settings.smtp_username,
-            password=None if password is None else password.get_secret_value(),
-        )
-    )
+    if settings.mail_server is not None:
+        return Smtp(settings.mail_server)
+    return None if settings.mail_folder is None else Spool(settings.mail_folder)
 
 
 def _administrator(settings: AuthSettings) -> Administrator:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from prometheus_client import Counter
-from sqlalchemy.exc import SQLAlchemyError
 
 from vlinders_auth import letters, mails
 from vlinders_auth.carriers import Carrier, CarrierAway, Deferred, Refused
@@ -15,7 +14,7 @@ from vlinders_auth.models import Mail
 from vlinders_auth.recipients import Recipients
 from vlinders_kit import logs
 from vlinders_kit.clock import Clock
-from vlinders_kit.db import Database
+from vlinders_kit.db import Database, unavailable
 from vlinders_kit.outages import Outage
 
 AT_ONCE = 4
@@ -64,18 +63,22 @@ class Postman:
 
     async def run(self) -> None:
         """Goes on until cancelled, through outages of the database and the carrier."""
+        database = Outage("database (mails)")
         while True:
             self._told.clear()
             try:
                 taken = await self.turn()
+                database.over()
+                if taken < AT_ONCE:
+                    await self._wait_for_more()
             except CarrierAway as error:
                 await self._away.wait(error)
-                continue
-            except SQLAlchemyError as error:
-                log.warning("postman_failed", error=type(error).__name__)
-                taken = 0
-            if taken < AT_ONCE:
-                await self._wait_for_more()
+            except Exception as error:  # what is due is taken again
+                if unavailable(error):
+                    await database.wait(error)
+                else:
+                    log.error("postman_failed", alert=True, exc_info=error)
+                    await self._wait_for_more()
 
     async def turn(self) -> int:
         """Sends what is due, as much as goes at once; says how many mails that were.

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from vlinders_auth.carriers import Encryption
+from vlinders_auth.carriers import Encryption, Server
 from vlinders_auth.dialects import CANONICAL
 from vlinders_auth.oauth_registry import Registry
 from vlinders_kit import api_keys
@@ -112,6 +112,21 @@ class AuthSettings(ServiceSettings):
 
     password_queue: int = Field(64, ge=0)
     """Passwords that may wait to be checked; beyond, sign-ins are refused for the moment."""
+
+    @property
+    def mail_server(self) -> Server | None:
+        """The server that mails are sent by, and how it is spoken to."""
+        if self.smtp_host is None:
+            return None
+        password = self.smtp_password
+        return Server(
+            self.smtp_host,
+            self.smtp_port,
+            self.smtp_encryption,
+            authority=self.smtp_authority_file,
+            username=self.smtp_username,
+            password=None if password is None else password.get_secret_value(),
+        )
 
     @field_validator("sealing_key_file")
     @classmethod

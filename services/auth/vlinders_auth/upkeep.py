@@ -3,13 +3,12 @@
 import asyncio
 from datetime import timedelta
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from vlinders_auth import attempts, links, mails, members, oauth_states, sessions, signing_keys
 from vlinders_auth.signing_keys import Ring
 from vlinders_kit import logs, metrics
 from vlinders_kit.clock import Clock
-from vlinders_kit.db import Database
+from vlinders_kit.db import Database, unavailable
+from vlinders_kit.outages import Outage
 from vlinders_kit.sealing import Sealer
 
 EVERY_SECONDS = 60.0
@@ -32,13 +31,18 @@ class Upkeep:
 
     async def run(self) -> None:
         """Goes on until cancelled, through outages of the database: the keys it has still sign."""
+        away = Outage("database (upkeep)")
         while True:
             await asyncio.sleep(EVERY_SECONDS)
             try:
                 await self.turn_keys()
                 await self.forget_old()
-            except SQLAlchemyError as error:
-                log.warning("upkeep_failed", error=type(error).__name__)
+                away.over()
+            except Exception as error:  # it is due again
+                if unavailable(error):
+                    await away.wait(error)
+                else:
+                    log.error("upkeep_failed", alert=True, exc_info=error)
 
     async def turn_keys(self) -> None:
         """Publishes the next signing key if it is time, retires old ones, holds what there is."""
