@@ -301,6 +301,20 @@ def test_money_is_shown_in_units_where_a_dialect_says_so() -> None:
     assert CODEC.dump(Wallet(balance_nanos=1_005_000_000))["balance_nanos"] == 1_005_000_000
 
 
+@given(st.integers(-9 * 10**11, 9 * 10**11))
+def test_money_in_units_reads_as_it_is_written(cents: int) -> None:
+    nanos = cents * 10**7
+    written = TABLES.dump(Wallet(balance_nanos=nanos))
+    assert TABLES.load(Wallet, written).balance_nanos == nanos
+
+
+@pytest.mark.parametrize("value", [0.001, "1", True, 1e300, 10**10, -(10**10), [], {}])
+def test_what_is_no_amount_of_money_is_refused(value: Any) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        TABLES.load(Wallet, {"balance_nanos": value})
+    assert [row.rule for row in refused.value.broken] == ["amount"]
+
+
 def test_what_is_hidden_is_neither_shown_nor_read() -> None:
     read = TABLES.load(UpdateMyAccountRequest, {"email": 5, "username": "name"})
     assert read == UpdateMyAccountRequest(username="name")

@@ -91,10 +91,19 @@ class TestEvery:
         for table in (codec.names, codec.values, codec.units, codec.nulls, codec.hidden):
             assert set(table) <= known
 
-    def test_shows_units_only_in_answers(self, dialect: Dialect) -> None:
-        for operation in operations():
-            asked: Any = operation.request.DESCRIPTOR
-            assert not [field for field in asked.fields if dialect.codec.places(field) is not None]
+    def test_tells_in_units_only_what_is_counted_in_nanos(self, dialect: Dialect) -> None:
+        told = {name.rpartition(".")[2] for name in dialect.codec.units}
+        assert all(name.endswith("_nanos") for name in told)
+
+    def test_asks_besides_for_what_its_answer_can_tell_of_whom(self, dialect: Dialect) -> None:
+        served = {operation.name: operation for operation, _, _ in dialect.places()}
+        for name, besides in dialect.besides.items():
+            own, other = served[name], named(besides.operation)
+            assert besides.by in own.response.DESCRIPTOR.fields_by_name
+            assert besides.by in other.request.DESCRIPTOR.fields_by_name
+            asked: list[Any] = [own.request.DESCRIPTOR, other.request.DESCRIPTOR]
+            spelt = [dialect.codec.spelling(field) for kind in asked for field in kind.fields]
+            assert len(spelt) == len(set(spelt))
 
     def test_a_table_of_values_reads_what_it_writes(self, dialect: Dialect) -> None:
         for table in dialect.codec.values.values():

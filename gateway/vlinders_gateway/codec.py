@@ -20,7 +20,16 @@ from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from vlinders_gateway.free_form import fill_plain, plain
-from vlinders_gateway.scalars import Fault, not_a, one_of, prefix_of, scalar, untexted, words_of
+from vlinders_gateway.scalars import (
+    Fault,
+    amount,
+    not_a,
+    one_of,
+    prefix_of,
+    scalar,
+    untexted,
+    words_of,
+)
 from vlinders_gateway.spelling import PREFIXED, SECONDS, Ids, Times, units, word
 from vlinders_kit.errors import MOST_VIOLATIONS, InvalidRequest, Violation
 
@@ -55,7 +64,7 @@ class Codec:
     """Field → value of the contract → value here. In a request no other value will do."""
 
     units: Mapping[str, int] = attribute(default_factory=dict)
-    """Field of nanos in an answer → decimal places of the currency units that it is shown in."""
+    """Field of nanos → the most decimal places of the currency units that it is told in here."""
 
     nulls: frozenset[str] = frozenset()
     """Fields of text that are null here where the contract has an empty one."""
@@ -83,7 +92,7 @@ class Codec:
         return own if own is not None else self.values.get(field.name)
 
     def places(self, field: FieldDescriptor) -> int | None:
-        """Decimal places of a field that is shown in currency units."""
+        """The most decimal places of a field that is told in currency units."""
         return self.units.get(full_name(field), self.units.get(field.name))
 
     def at(self, kind: Descriptor, path: str) -> tuple[str, FieldDescriptor | None]:
@@ -204,7 +213,9 @@ class Codec:
             if known is None:
                 return not_a(one_of(here for _, here in read), "in"), None
             return None, known[0]
-        return scalar(field, untexted(field, value) if text else value, self.ids)
+        value = untexted(field, value) if text else value
+        places = self.places(field)
+        return scalar(field, value, self.ids) if places is None else amount(value, places)
 
 
 def full_name(field: FieldDescriptor) -> str:

@@ -153,8 +153,7 @@ class Exchange:
         refusal = refusal_of(error)
         if self.operation is None or not refusal.violations:
             return refusal
-        kind: Any = self.operation.request.DESCRIPTOR
-        return replace(refusal, violations=self.dialect.told(kind, refusal))
+        return replace(refusal, violations=self.dialect.told(self.operation, refusal))
 
     def event(self, error: AppError | grpc.aio.AioRpcError | Failure) -> bytes:
         """What ends a stream that fails after it began, as a server-sent event."""

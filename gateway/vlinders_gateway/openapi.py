@@ -5,6 +5,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
+from vlinders_gateway.besides import Further
 from vlinders_gateway.dialects import Dialect, Meta
 from vlinders_gateway.dialects.paging import Shown
 from vlinders_gateway.dialects.shapes import schema_of
@@ -82,12 +83,24 @@ def _operation(
     if operation.policy.scope:
         entry["x-api-key-permission"] = operation.policy.scope
     kind: Any = method.input_type
-    shown = [field for field in kind.fields if dialect.codec.shown(field)]
-    if operation.writes and any(field.name not in aside for field in shown):
-        schemas.found[kind.name] = schemas.object(kind, asked=True, without=aside)
+    if operation.writes and (asked := _body(dialect, operation, schemas, aside)) is not None:
+        schemas.found[kind.name] = asked
         content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{kind.name}"}}}
         entry["requestBody"] = {"required": True, "content": content}
     return entry
+
+
+def _body(
+    dialect: Dialect, operation: Operation, schemas: Schemas, aside: frozenset[str]
+) -> Schema | None:
+    """The schema of the body, with what it may ask of another operation; None without a body."""
+    kind: Any = operation.request.DESCRIPTOR
+    asked = schemas.object(kind, asked=True, without=aside)
+    if (further := Further.of(dialect, operation)) is not None:
+        other: Any = further.operation.request.DESCRIPTOR
+        more = schemas.object(other, asked=True, without=frozenset((further.by,)))
+        asked["properties"] |= more["properties"]
+    return asked if asked["properties"] else None
 
 
 def _in_path(dialect: Dialect, operation: Operation, path: str) -> frozenset[str]:

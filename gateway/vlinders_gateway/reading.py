@@ -1,6 +1,7 @@
 """How a request is read: body, query, path and head into the message of its operation."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -9,15 +10,28 @@ from google.protobuf.message import Message
 
 from vlinders.api.v1.options_pb2 import Page
 from vlinders_gateway import bodies, cookies
+from vlinders_gateway.besides import Further
 from vlinders_gateway.dialects import Dialect
 from vlinders_gateway.exchange import AsgiExchange
 from vlinders_gateway.operations import Operation
 from vlinders_gateway.refusals import BodyMissing, InvalidCredential, MalformedRequest
+from vlinders_gateway.rules import check
 from vlinders_kit.errors import InvalidRequest, Violation
 from vlinders_kit.policies import CredentialRequired
-from vlinders_kit.validation import validate
 
 _MOST_PARAMETERS = 100
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request asks for."""
+
+    request: Any
+    page: Page | None
+    """Of a list."""
+
+    more: Message | None
+    """Of another operation besides."""
 
 
 class Reader:
@@ -29,6 +43,7 @@ class Reader:
         self._credential = dialect.credentials.get(operation.name, "")
         aside = dialect.elsewhere(operation)
         self._sorts = dialect.sorts(operation)
+        self._further = Further.of(dialect, operation)
         kind: Any = operation.request.DESCRIPTOR
         codec = dialect.codec
         self._fields = {
@@ -37,10 +52,8 @@ class Reader:
             if codec.shown(field) and field.name not in aside
         }
 
-    async def read(
-        self, exchange: AsgiExchange, path: Mapping[str, str]
-    ) -> tuple[Message, Page | None]:
-        """The request, and the page that it asks for. Every fault of it is told at once.
+    async def read(self, exchange: AsgiExchange, path: Mapping[str, str]) -> Asked:
+        """The request. Every fault of it is told at once.
 
         Raises InvalidRequest, BodyMissing, and where the bearer token is a field of it
         CredentialRequired and InvalidCredential.
@@ -50,23 +63,24 @@ class Reader:
         request: Any = operation.request()
         self._read_head(exchange, request)
         sent = await exchange.body()  # of any request: one whose body is malformed is none
-        body = self._own(bodies.parse(sent)) if operation.writes else {}
+        body = bodies.parse(sent) if operation.writes else {}
         query = {} if operation.writes else _query(exchange)
         texts = self._chosen(query, faults) | {name: unquote(text) for name, text in path.items()}
-        for given, text in ((body, False), (texts, True)):
+        for given, text in ((self._own(body), False), (texts, True)):
             request.MergeFrom(codec.load(operation.request, given, text=text, faults=faults))
         page = None
         if operation.items is not None:
             page = _faultless(faults, partial(self._page, query))
             request.page.CopyFrom(page or Page())
-        _check(request, faults)
+        check(request, faults)
+        more = self._further.asked(body, faults) if self._further is not None else None
         if any(fault.field == self._credential for fault in faults):
             raise InvalidCredential
         if faults:
             raise InvalidRequest(broken=tuple(faults))
         if operation.writes and not sent.strip() and self._fields.keys() - path.keys():
             raise BodyMissing
-        return request, page
+        return Asked(request, page, more)
 
     def _read_head(self, exchange: AsgiExchange, request: Message) -> None:
         """What is not in the body, the query or the path."""
@@ -111,16 +125,6 @@ def _bearer(authorization: bytes | None) -> str:
     if scheme.lower() != b"bearer" or not token.isascii():
         raise CredentialRequired
     return token.decode("ascii")
-
-
-def _check(request: Message, faults: list[Violation]) -> None:
-    """Adds what breaks a rule of the contract, but for fields that were not read at all."""
-    unread = {fault.field.partition("[")[0] for fault in faults}
-    try:
-        validate(request)
-    except InvalidRequest as error:
-        broken = error.broken
-        faults += [row for row in broken if row.field.partition("[")[0] not in unread]
 
 
 def _faultless(faults: list[Violation], step: Callable[[], Any]) -> Any:

@@ -1,9 +1,8 @@
 """Operations × dialects → routes: one endpoint for all that goes field by field."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import grpc
 from fastapi import FastAPI
 from google.protobuf.message import Message
 from starlette.exceptions import HTTPException
@@ -16,6 +15,7 @@ from vlinders.api.v1.caller_pb2 import Caller
 from vlinders.api.v1.options_pb2 import Page
 from vlinders_gateway import cookies
 from vlinders_gateway.admission import Admission
+from vlinders_gateway.besides import Further
 from vlinders_gateway.dialects import DIALECTS, Dialect
 from vlinders_gateway.dialects.shapes import shaped
 from vlinders_gateway.edge import Rest, path_of
@@ -23,17 +23,15 @@ from vlinders_gateway.exact import Exact
 from vlinders_gateway.exchange import AsgiExchange, Header, encode
 from vlinders_gateway.joins import Joined
 from vlinders_gateway.operations import Operation
-from vlinders_gateway.reading import Reader
+from vlinders_gateway.reading import Asked, Reader
 from vlinders_gateway.refusals import MethodNotAllowed, RouteNotFound
+from vlinders_gateway.wires import Channels, Wires
 from vlinders_kit.callers import Identity
 from vlinders_kit.errors import AppError
 from vlinders_kit.rpc import on_behalf_of
 
 _EXCHANGE = "vlinders.exchange"
 """Where the scope of a request keeps its exchange."""
-
-Channels = Mapping[str, grpc.aio.Channel]
-"""Domain, as `vlinders.auth`, → the channel to it."""
 
 
 def assemble(
@@ -47,18 +45,14 @@ def assemble(
         redirect_slashes=False,
         exception_handlers={HTTPException: _unrouted(admission)},
     )
+    wires = Wires(channels, identity, deadline)
     exact = Exact()
     app.router.routes.append(exact)
     for dialect in DIALECTS:
         for operation, verb, path in dialect.places():
             served: Any = _ServedHot()
             if not operation.piped:
-                call = Call(operation, channels[operation.domain], identity, deadline)
-                joined = tuple(
-                    Joined(join, dialect.codec, channels, identity, deadline)
-                    for join in dialect.joins.get(operation.name, ())
-                )
-                served = Endpoint(dialect, operation, admission, call, joined)
+                served = Endpoint(dialect, operation, admission, wires)
             for mount in dialect.mounts:
                 if "{" in path:
                     app.add_route(mount + path, served, [verb], include_in_schema=False)
@@ -91,13 +85,10 @@ def exchange_of(scope: Scope) -> AsgiExchange:
 class Call:
     """An operation's RPC, made on behalf of whoever asked."""
 
-    def __init__(
-        self, operation: Operation, channel: grpc.aio.Channel, identity: Identity, deadline: float
-    ) -> None:
+    def __init__(self, operation: Operation, wires: Wires) -> None:
         self._domain = operation.domain
-        self._identity = identity
-        self._deadline = deadline
-        self._rpc: Any = channel.unary_unary(
+        self._wires = wires
+        self._rpc: Any = wires.channels[operation.domain].unary_unary(
             operation.path,
             request_serializer=operation.request.SerializeToString,
             response_deserializer=operation.response.FromString,
@@ -108,8 +99,8 @@ class Call:
         shown.CopyFrom(caller)
         shown.request_id = exchange.id
         shown.client_address = exchange.address
-        metadata = on_behalf_of(self._identity, shown, self._domain)
-        answer: Message = await self._rpc(request, metadata=metadata, timeout=self._deadline)
+        metadata = on_behalf_of(self._wires.identity, shown, self._domain)
+        answer: Message = await self._rpc(request, metadata=metadata, timeout=self._wires.deadline)
         return answer
 
 
@@ -117,19 +108,17 @@ class Endpoint:
     """What answers an operation for the clients of a dialect: admit, read, call, write."""
 
     def __init__(
-        self,
-        dialect: Dialect,
-        operation: Operation,
-        admission: Admission,
-        call: Call,
-        joined: Sequence[Joined],
+        self, dialect: Dialect, operation: Operation, admission: Admission, wires: Wires
     ) -> None:
         self._dialect = dialect
         self._operation = operation
         self._admission = admission
-        self._call = call
-        self._joined = joined
         self._reader = Reader(dialect, operation)
+        self._call = Call(operation, wires)
+        further = Further.of(dialect, operation)
+        self._besides = (further, Call(further.operation, wires)) if further is not None else None
+        joins = dialect.joins.get(operation.name, ())
+        self._joined = [Joined(join, dialect.codec, wires) for join in joins]
         self._shape = dialect.shape(operation)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -137,15 +126,27 @@ class Endpoint:
         exchange.operation = self._operation
         try:
             principal = await self._admission.admit(exchange, self._operation)
-            request, page = await self._reader.read(exchange, scope["path_params"])
-            answer = await self._call(request, exchange, principal.caller)
-            self._admission.heed(self._operation, request, answer, principal.caller)
+            asked = await self._reader.read(exchange, scope["path_params"])
+            answer = await self._do(asked, exchange, principal.caller)
             headers = self._headers(answer, exchange)
-            body = b"" if self._operation.redirect else await self._told(answer, page, exchange)
+            redirected = bool(self._operation.redirect)
+            body = b"" if redirected else await self._told(answer, asked.page, exchange)
         except Exception as error:  # `behind` raises it again, outside of the framework
             exchange.failed = error
             return
         await exchange.answer(self._operation.success, body, headers)
+
+    async def _do(self, asked: Asked, exchange: AsgiExchange, caller: Caller) -> Message:
+        """Has it done, with what is asked of another operation besides."""
+        besides = self._besides if asked.more is not None else None
+        if besides is not None:
+            besides[0].permit(caller)
+        answer = await self._call(asked.request, exchange, caller)
+        self._admission.heed(self._operation, asked.request, answer, caller)
+        if besides is not None and asked.more is not None:
+            further, call = besides
+            await call(further.told(asked.more, answer), exchange, caller)
+        return answer
 
     async def _told(self, answer: Any, page: Page | None, exchange: AsgiExchange) -> bytes:
         """The body of the answer."""

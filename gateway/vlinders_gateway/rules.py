@@ -1,11 +1,12 @@
-"""The rules of the contracts (protovalidate), as JSON schema has them."""
+"""The rules of the contracts (protovalidate): what breaks them, and how JSON schema has them."""
 
 from typing import Any
 
 from buf.validate import validate_pb2 as rules
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from vlinders_kit.errors import InvalidRequest
+from vlinders_kit.errors import InvalidRequest, Violation
 from vlinders_kit.validation import validate
 
 Schema = dict[str, Any]
@@ -18,6 +19,16 @@ def needed(kind: Any) -> set[str]:
     except InvalidRequest as error:
         return {row.field.partition(".")[0] for row in error.broken}
     return set()
+
+
+def check(request: Message, faults: list[Violation]) -> None:
+    """Adds what breaks a rule of the contract, but for fields that were not read at all."""
+    unread = {fault.field.partition("[")[0] for fault in faults}
+    try:
+        validate(request)
+    except InvalidRequest as error:
+        broken = error.broken
+        faults += [row for row in broken if row.field.partition("[")[0] not in unread]
 
 
 def limits_of(field: Any) -> Schema:

@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 
 from vlinders.api.v1.options_pb2 import id_of
-from vlinders_gateway.spelling import PREFIXED, Ids, word
+from vlinders_gateway.spelling import PREFIXED, Ids, nanos, word
 
 Json = Any
 
@@ -72,6 +72,14 @@ def scalar(field: FieldDescriptor, value: Json, ids: Ids) -> tuple[Fault | None,
     if not isinstance(value, int):
         return not_a("an integer"), None
     return (None, value) if least <= value <= most else (not_a(f"{least} to {most}"), None)
+
+
+def amount(value: Json, places: int) -> tuple[Fault | None, Any]:
+    """What is wrong with an amount of currency units; or None and the nanos."""
+    try:
+        return None, nanos(value, places)
+    except ValueError:
+        return not_a(f"an amount, with at most {places} decimals", "amount"), None
 
 
 def untexted(field: FieldDescriptor, value: str) -> Json:

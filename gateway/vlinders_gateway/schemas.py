@@ -111,7 +111,7 @@ class Schemas:
             some = limits.get("enum", words.values())
             return {"type": "string", "enum": [name for name, n in words.items() if n in some]}
         if codec.places(field) is not None:
-            return {"type": "number"}
+            return {"type": "number", **{word: limits[word] / 10**9 for word in limits}}
         if field.message_type is None:
             scalar = _SCALARS[_type_name(field)]
             spelt = codec.ids.schema if prefix_of(field) else {}

@@ -17,6 +17,8 @@ Json = Any
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 _NANOS = Decimal(10**9)
+_MOST_UNITS = Decimal(9 * 10**9)
+"""More nanos than these are do not fit into 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,16 @@ def word(enum: EnumDescriptor, name: str) -> str:
     """`STATUS_ACTIVE` of the enum `Status` as `active`."""
     prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", enum.name).upper() + "_"
     return name.removeprefix(prefix).lower()
+
+
+def nanos(value: Json, places: int) -> int:
+    """Currency units as nanos; raises ValueError for what is no amount of at most `places`."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError
+    amount = Decimal(str(value))
+    if not amount.is_finite() or abs(amount) > _MOST_UNITS or amount != round(amount, places):
+        raise ValueError
+    return int(amount * _NANOS)
 
 
 def units(nanos: int, places: int) -> float:

@@ -27,6 +27,8 @@ WORDS: Mapping[str, str] = {
     "repeated.min_items": "不能为空",
     "repeated.max_items": "数量过多",
     "repeated.unique": "不能重复",
+    "amount": "金额格式不正确",
+    "BALANCE_HELD": "余额已被进行中的请求占用",
     "timestamp": "时间格式不正确",
     "type": "类型不正确",
     "in": "取值无效",

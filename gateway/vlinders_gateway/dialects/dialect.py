@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 
 from vlinders_gateway.codec import Codec
 from vlinders_gateway.dialects.paging import Numbers, Paging, Shown
 from vlinders_gateway.dialects.shapes import Shape
 from vlinders_gateway.failures import Refusal
-from vlinders_gateway.operations import Operation, operations
+from vlinders_gateway.operations import Operation, named, operations
 from vlinders_gateway.rules import limits_of
 from vlinders_kit.errors import Violation
 from vlinders_kit.policies import method_of
@@ -51,6 +51,18 @@ class Join:
         method: Any = method_of(self.rpc)
         found: FieldDescriptor = next(row for row in method.output_type.fields if row.is_repeated)
         return found
+
+
+@dataclass(frozen=True)
+class Besides:
+    """What a request may ask of another operation besides its own, which comes first.
+
+    It is asked where the body has one of the other's fields, all of which are checked beforehand.
+    """
+
+    operation: str
+    by: str
+    """The field of the answer that tells the other operation of whom, under the same name."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +130,9 @@ class Dialect:
     joins: Mapping[str, tuple[Join, ...]] = field(default_factory=dict)
     """Operation → what else its answer, or each item of its list, shows."""
 
+    besides: Mapping[str, Besides] = field(default_factory=dict)
+    """Operation → what else its request may ask for."""
+
     credentials: Mapping[str, str] = field(default_factory=dict)
     """Operation → the field of its request that the bearer token of the request goes into."""
 
@@ -144,12 +159,16 @@ class Dialect:
         """Why its clients never had the operation, if they had not."""
         return self.without.get(operation.name) or self.without.get(operation.service)
 
-    def told(self, kind: Descriptor, refusal: Refusal) -> tuple[Violation, ...]:
-        """The violations of a request of that `kind`, in this dialect's names and words."""
-        return tuple(self._told(kind, broken, refusal.facts) for broken in refusal.violations)
+    def told(self, operation: Operation, refusal: Refusal) -> tuple[Violation, ...]:
+        """The violations of a request for `operation`, in this dialect's names and words."""
+        return tuple(self._told(operation, row, refusal.facts) for row in refusal.violations)
 
-    def _told(self, kind: Descriptor, broken: Violation, facts: Mapping[str, str]) -> Violation:
-        path, found = self.codec.at(kind, broken.field)
+    def _told(self, operation: Operation, broken: Violation, facts: Mapping[str, str]) -> Violation:
+        own: Any = operation.request.DESCRIPTOR
+        path, found = self.codec.at(own, broken.field)
+        if found is None and operation.name in self.besides:
+            other: Any = named(self.besides[operation.name].operation).request.DESCRIPTOR
+            path, found = self.codec.at(other, broken.field)
         if found is None and broken.field == "sort":
             path = self.paging.sort
         limits = {**facts, **(limits_of(found) if found is not None else {})}

@@ -110,6 +110,7 @@ MASSROUTER = Dialect(
         "Register": "Whoever registers is signed in: SignUp.",
         "RegisterByName": "Whoever registers is signed in: SignUp.",
         "RenewMySession": "Its clients have refresh tokens: RotateSession.",
+        "SetWalletBalance": "Its administrators set no balances.",
         "UpdateAccount": "Its administrators change the status alone: SetAccountStatus.",
     },
 )

@@ -6,7 +6,7 @@ from vlinders_gateway.codec import Codec
 from vlinders_gateway.dialects import lacking
 from vlinders_gateway.dialects.chinese import chinese
 from vlinders_gateway.dialects.codes import Code, Codes
-from vlinders_gateway.dialects.dialect import Dialect, Join, Meta
+from vlinders_gateway.dialects.dialect import Besides, Dialect, Join, Meta
 from vlinders_gateway.dialects.paging import Numbers, Shown
 from vlinders_gateway.dialects.shapes import pick
 from vlinders_gateway.dialects.unified import event
@@ -63,10 +63,11 @@ OWL = Dialect(
             "operator": "role",
             "active": "is_active",
             "last_login_at": "last_login",
+            "SetWalletBalanceRequest.balance_nanos": "balance",
         },
         ids=UUIDS,
         values={"operator": {False: "user", True: "admin"}},
-        units={"Wallet.balance_nanos": 2},
+        units={"balance_nanos": 2},
         nulls=frozenset({"Account.full_name"}),
         hidden=frozenset(
             {
@@ -93,6 +94,7 @@ OWL = Dialect(
         "ListAccounts": "GET /api/admin/users",
         "UpdateAccount": "PUT /api/admin/users/{user_id}",
     },
+    besides={"UpdateAccount": Besides("SetWalletBalance", by="tenant_id")},
     joins=dict.fromkeys(
         ("GetMyAccount", "UpdateMyAccount", "ListAccounts", "UpdateAccount"), (_WALLET,)
     ),

@@ -157,6 +157,45 @@ async def test_the_gateway_asks_for_many_tenants_at_once(bank: Any, billing: Ser
     assert (one.tenant_id, one.requests, one.tokens) == ("ten_1", 2, 2 * (5 + 30) + 1 + 2)
 
 
+async def test_an_operator_sets_a_balance_by_a_transfer(bank: Any, billing: Served) -> None:
+    await bank.fund("ten_1", 1_000)
+    await bank.lend("ten_1", 300, id="l")
+    set_by = [
+        LedgerServiceStub(billing.channel(a_user(roles=[ROLE_OPERATOR], request_id=f"req_{n}")))
+        for n in range(4)
+    ]
+
+    for stub, nanos in zip(set_by, (5_000, 5_000, 300, 400), strict=True):
+        request = ledger.SetWalletBalanceRequest(tenant_id="ten_1", balance_nanos=nanos)
+        wallet = await stub.SetWalletBalance(request)
+        assert (wallet.balance_nanos, wallet.held_nanos) == (nanos, 300)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await set_by[0].SetWalletBalance(
+            ledger.SetWalletBalanceRequest(tenant_id="ten_1", balance_nanos=299)
+        )
+
+    failure = failure_of(refused.value)
+    assert (failure.reason, failure.violations[0].field) == ("BALANCE_HELD", "balance_nanos")
+    mine = LedgerServiceStub(billing.channel(a_user(tenant_id="ten_1")))
+    moved = (await mine.ListTransfers(ledger.ListTransfersRequest())).transfers
+    assert [row.amount_nanos for row in moved] == [100, -4_700, 4_000, 1_000]
+    assert (await bank.audit()).sound
+
+
+async def test_a_balance_is_set_by_operators_alone_and_is_said(billing: Served) -> None:
+    request = ledger.SetWalletBalanceRequest(tenant_id="ten_1", balance_nanos=1)
+    unsaid = ledger.SetWalletBalanceRequest(tenant_id="ten_1")
+    operator = a_user(roles=[ROLE_OPERATOR])
+    for who, asked, code in (
+        (a_user(), request, grpc.StatusCode.PERMISSION_DENIED),
+        (an_api_key(roles=[ROLE_OPERATOR]), request, grpc.StatusCode.PERMISSION_DENIED),
+        (operator, unsaid, grpc.StatusCode.INVALID_ARGUMENT),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await LedgerServiceStub(billing.channel(who)).SetWalletBalance(asked)
+        assert refused.value.code() is code
+
+
 async def test_nobody_else_asks_for_many_tenants(billing: Served) -> None:
     for who in (a_user(roles=[ROLE_OPERATOR]), an_api_key(), a_part("inference")):
         with pytest.raises(grpc.aio.AioRpcError) as refused:

@@ -1,12 +1,22 @@
 """What can go wrong in billing, as callers see it."""
 
-from vlinders_kit.errors import AlreadyExists, FailedPrecondition
+from vlinders_kit.errors import AlreadyExists, FailedPrecondition, Violation
 
 
 class InsufficientBalance(FailedPrecondition):
     """What is available in {account_id} does not cover this."""
 
     account_id: str
+
+
+class BalanceHeld(FailedPrecondition):
+    """Requests that may be running hold {held_nanos} nanos of it."""
+
+    held_nanos: int
+
+    @property
+    def violations(self) -> tuple[Violation, ...]:
+        return (Violation("balance_nanos", str(self), self.reason),)
 
 
 class InsufficientCredit(FailedPrecondition):

@@ -7,6 +7,7 @@ from sqlalchemy import Select, select, text
 
 from vlinders.billing.v1.events_pb2 import WalletFunded
 from vlinders_billing import ledger, recalls
+from vlinders_billing.errors import BalanceHeld
 from vlinders_billing.ledger import PROMOTIONS, Movement, wallet_of
 from vlinders_billing.models import Account, Posting, Transfer
 from vlinders_kit.db import Tx
@@ -37,14 +38,15 @@ async def open(tx: Tx, tenant_ids: Collection[str], grants: Grants) -> None:
     ids = sorted(set(tenant_ids))
     values = {"ids": [wallet_of(id) for id in ids], "tenants": ids}
     new = list(await tx.scalars(_OPEN, values))
-    await _grant(tx, {tenant: f"grant:signup:{tenant}" for tenant in new}, grants.signup_nanos)
+    transfers = {tenant: f"grant:signup:{tenant}" for tenant in new}
+    await _pay(tx, "grant", transfers, grants.signup_nanos)
 
 
 async def grant_operator(tx: Tx, tenant_id: str, grants: Grants) -> None:
     """Gives the operator's grant to a wallet, unless it has got one, of whatever size."""
     transfer_id = f"grant:operator:{tenant_id}"
     if await tx.get(Transfer, transfer_id) is None:
-        await _grant(tx, {tenant_id: transfer_id}, grants.operator_nanos)
+        await _pay(tx, "grant", {tenant_id: transfer_id}, grants.operator_nanos)
 
 
 async def get(tx: Tx, tenant_id: str, grants: Grants) -> Account:
@@ -54,6 +56,20 @@ async def get(tx: Tx, tenant_id: str, grants: Grants) -> Account:
         await open(tx, [tenant_id], grants)
         wallet = (await tx.scalars(mine)).one()
     return wallet
+
+
+async def set_balance(tx: Tx, tenant_id: str, nanos: int, grants: Grants, *, id: str) -> None:
+    """Has the tenant's wallet hold so much, by the transfer `id`; raises BalanceHeld."""
+    await open(tx, [tenant_id], grants)
+    wallet = wallet_of(tenant_id)
+    now = (await ledger.lock(tx, [wallet]))[wallet]
+    if nanos < now.held_nanos:
+        raise BalanceHeld(held_nanos=now.held_nanos)
+    more = nanos - now.balance_nanos
+    if more > 0:
+        await _pay(tx, "adjustment", {tenant_id: id}, more)
+    elif more < 0:
+        await ledger.post(tx, [Movement(id, "adjustment", wallet, PROMOTIONS, -more)])
 
 
 def of_tenants(tenant_ids: Collection[str]) -> Select[tuple[Account]]:
@@ -66,13 +82,12 @@ def postings_of(tenant_id: str) -> Select[tuple[Posting]]:
     return select(Posting).where(Posting.account_id == wallet_of(tenant_id))
 
 
-async def _grant(tx: Tx, transfers: dict[str, str], nanos: int) -> None:
+async def _pay(tx: Tx, kind: str, transfers: dict[str, str], nanos: int) -> None:
     """Moves `nanos` to each tenant, by a transfer of the given id."""
     if not transfers or not nanos:
         return
     moves = [
-        Movement(id, "grant", PROMOTIONS, wallet_of(tenant), nanos)
-        for tenant, id in transfers.items()
+        Movement(id, kind, PROMOTIONS, wallet_of(tenant), nanos) for tenant, id in transfers.items()
     ]
     await ledger.post(tx, moves)
     await recalls.tell_back(tx, transfers)

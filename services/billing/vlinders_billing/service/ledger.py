@@ -36,6 +36,15 @@ class LedgerService(LedgerServiceServicer):
         rows = [to_message(pb.Wallet, wallet, currency=self.currency) for wallet in found]
         return pb.GetWalletsResponse(wallets=rows)
 
+    async def SetWalletBalance(
+        self, request: pb.SetWalletBalanceRequest, context: ServicerContext[Any, Any]
+    ) -> pb.Wallet:
+        tenant_id, id = request.tenant_id, f"adjustment:{caller().request_id}"
+        async with self.db.begin() as tx:
+            await wallets.set_balance(tx, tenant_id, request.balance_nanos, self.grants, id=id)
+            wallet = await wallets.get(tx, tenant_id, self.grants)
+            return to_message(pb.Wallet, wallet, currency=self.currency)
+
     async def ListTransfers(
         self, request: pb.ListTransfersRequest, context: ServicerContext[Any, Any]
     ) -> pb.ListTransfersResponse:
