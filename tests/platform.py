@@ -3,9 +3,11 @@
 import asyncio
 import itertools
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from email import message_from_bytes, policy
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -152,6 +154,25 @@ class Platform:
     async def move_to(self, plan: str, tenant_id: str) -> None:
         statement = "UPDATE tenant SET plan = :plan WHERE id = :id RETURNING id"
         assert await self.sql("auth", statement, plan=plan, id=tenant_id)
+
+    async def link_to(self, email: str, purpose: str) -> tuple[str, str]:
+        """Path of the page and token of the newest link of that kind that was sent to `email`."""
+
+        async def arrived() -> tuple[str, str] | None:
+            for file in sorted((self.stack.var / "mails").glob("*.eml"), reverse=True):
+                mail = message_from_bytes(file.read_bytes(), policy=policy.default)
+                written = mail.get_body(("plain",))
+                assert written is not None
+                found = re.search(
+                    rf"{self.stack.url}(/account/{purpose})#token=(\S+)", written.get_content()
+                )
+                if mail["To"] == email and found is not None:
+                    return found[1], found[2]
+            return None
+
+        path, token = await eventually(arrived)
+        self.secrets.add(token)
+        return path, token
 
     async def sql(self, database: str, statement: str, **values: Any) -> Sequence[Any]:
         """What a service's database answers to a statement, as only who runs it can ask."""

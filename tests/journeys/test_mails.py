@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import time
-from email import message_from_bytes, policy
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +15,6 @@ from tests.platform import Platform, bearer, eventually
 NEW_PASSWORD = "another password of the journeys"
 AT_ONCE = 1.0
 """Seconds within which a change is to be known on every gateway, while the bus is there."""
-
-
-async def link_to(platform: Platform, email: str, purpose: str) -> tuple[str, str]:
-    """Path of the page and token of the newest link of that kind that went to `email`."""
-
-    async def arrived() -> tuple[str, str] | None:
-        folder = Path(platform.stack.var) / "mails"
-        for file in sorted(folder.glob("*.eml"), reverse=True):
-            mail = message_from_bytes(file.read_bytes(), policy=policy.default)
-            text = mail.get_body(("plain",)).get_content()  # type: ignore[union-attr]
-            found = re.search(rf"{platform.stack.url}(/account/{purpose})#token=(\S+)", text)
-            if mail["To"] == email and found is not None:
-                platform.secrets.add(found[2])
-                return found[1], found[2]
-        return None
-
-    return await eventually(arrived)
 
 
 async def follow(platform: Platform, path: str, **body: str) -> Any:
@@ -66,7 +48,7 @@ async def test_who_forgot_his_password_sets_another_and_all_that_were_in_are_out
 
         asked = await platform.http.post("/v1/auth/password-reset", json={"email": ada.email})
         other = await platform.http.post("/v1/auth/password-reset", json={"email": "no@b.dy"})
-        path, token = await link_to(platform, ada.email, "reset-password")
+        path, token = await platform.link_to(ada.email, "reset-password")
         await follow(platform, path, token=token, new_password=NEW_PASSWORD)
 
         token_of = ada.tokens["access_token"]
@@ -85,7 +67,7 @@ async def test_an_email_is_verified(platform: Platform) -> None:
     answer = await ada.call("POST", "/v1/users/me/email-verification", json={})
     assert answer.status_code == 202, answer.text
 
-    path, token = await link_to(platform, ada.email, "verify-email")
+    path, token = await platform.link_to(ada.email, "verify-email")
     await follow(platform, path, token=token)
 
     assert (await ada.data("GET", "/v1/users/me"))["email_verified"] is True
@@ -99,7 +81,7 @@ async def test_who_is_invited_joins_and_is_known_everywhere_for_what_he_is_at_on
     email = f"bob-{ada.account_id.lower()}@example.com"
     wanted = {"email": email, "role": "admin"}
     await ada.data("POST", "/v1/members/invitations", json=wanted)
-    path, token = await link_to(platform, email, "accept-invitation")
+    path, token = await platform.link_to(email, "accept-invitation")
     bob = await follow(platform, path, token=token, full_name="Bob", password=NEW_PASSWORD)
     form = {"email": email, "password": NEW_PASSWORD}
     signed_in = (await platform.http.post("/v1/auth/login", json=form)).json()["data"]
@@ -146,7 +128,7 @@ async def test_a_mail_that_waits_survives_the_death_of_auth(platform: Platform) 
 
     due = "UPDATE mail SET due_at = now() WHERE due_at IS NOT NULL"
     await platform.sql("auth", due)
-    path, token = await link_to(platform, ada.email, "reset-password")
+    path, token = await platform.link_to(ada.email, "reset-password")
 
     async def there_again() -> bool:
         return (await ada.call("GET", "/v1/users/me")).status_code == 200

@@ -59,6 +59,7 @@ async def test_no_secret_is_shown_or_kept_anywhere(
         told += await provoke(platform, user, key, wrong)
         planted += [*_of(user, key), Secret("wrong password", wrong)]
     planted.append(Secret("password", PASSWORD))
+    planted.append(await _mailed(platform, users[0]))
 
     sinks = {"answers": "\n".join(told), "metrics": await _metrics(platform)}
     sinks["traces"] = await _traces(traces, "CreateChatCompletion", USERS)
@@ -101,6 +102,18 @@ def shown(planted: list[Secret], sinks: dict[str, str]) -> set[tuple[str, str]]:
         for place, content in sinks.items()
         if spelling in content
     }
+
+
+async def _mailed(platform: Platform, user: User) -> Secret:
+    """The token of a link, used, and shown where it does not belong."""
+    await platform.http.post("/v1/auth/password-reset", json={"email": user.email})
+    path, token = await platform.link_to(user.email, "reset-password")
+    await platform.http.get(path, params={"token": token})
+    await platform.http.get(f"/v1/{token}", headers=bearer(token))
+    body = {"token": token, "new_password": PASSWORD}
+    for place in ("verify-email", "password-reset/confirm", "password-reset/confirm"):
+        await platform.http.post(f"/v1/auth/{place}", json=body)
+    return Secret("token of a link", token, token[-43:])
 
 
 def _minted(platform: Platform) -> Iterator[Secret]:
