@@ -29,6 +29,7 @@ async def test_a_redirect_says_where_to_and_nothing_else(running: Running) -> No
     assert (answer.status_code, answer.headers["location"]) == (302, ELSEWHERE)
     assert answer.content == b""
     assert answer.headers["content-length"] == "0"
+    assert "content-type" not in answer.headers
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,12 @@ class TestEveryAnswer:
         assert all(re.fullmatch(r"req_[A-Za-z0-9]{22}", name) for name in names)
         assert len(set(names)) == len(names)
 
+    async def test_is_kept_by_no_cache_since_it_may_hold_a_secret(
+        self, running: Running, key: str
+    ) -> None:
+        answer = await running.http.get("/v1/users/me", headers=bearer(key))
+        assert answer.headers["cache-control"] == "no-store"
+
     async def test_tells_the_limit_whether_it_succeeds_or_fails(self, running: Running) -> None:
         running.script.answers["GetMyAccount"] = Account(id="user_1")
         free = running.script.user_key(plan="free")

@@ -208,9 +208,10 @@ class AsgiExchange(Exchange):
         return await bodies.read(self)
 
     async def answer(self, status: int, body: bytes, headers: Iterable[Header] = ()) -> None:
-        """The whole answer, as JSON."""
-        length = (b"content-length", b"%d" % len(body))
-        await self.send_whole(status, [(b"content-type", JSON), length, *headers], body)
+        """The whole answer, as JSON; an empty one has no type. It is kept by nobody in between."""
+        kind = [(b"content-type", JSON)] if body else []
+        always = [(b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
+        await self.send_whole(status, [*kind, *always, *headers], body)
 
     async def refuse(self, error: AppError | grpc.aio.AioRpcError | Failure) -> None:
         """Answers with a failure, in the dialect's words."""
