@@ -222,14 +222,24 @@ def most_in(window: float, admitted: list[float]) -> int:
 async def test_of_a_large_limit_what_is_written_down_together_is_within_one_percent(
     count: int,
 ) -> None:
-    """The worst for the log: one at a time, so that entries are filled late."""
+    """The worst for the log: entries that are filled slowly, and taken again as soon as they go."""
     clock, window, limit = ManualClock(), HOUR, 4_000
     admitted: list[float] = []
     async with on_a_clock(count, clock) as (made, log):
-        while clock.elapsed < 1_000 + 2.2 * window:
-            clock.advance(window / limit * 0.8)
-            if not (await made[len(admitted) % count].take("a", Rate(limit, window))).wait:
+
+        async def ask() -> bool:
+            passes = not (await made[len(admitted) % count].take("a", Rate(limit, window))).wait
+            if passes:
                 admitted.append(clock.monotonic())
+            return passes
+
+        for _ in range(limit):
+            clock.advance(window / limit)
+            await ask()
+        for _ in range(2 * limit):
+            clock.advance(window / limit / 2)
+            while await ask():
+                pass
         entries = len(log.entries["a"])
 
     assert limit * 0.99 <= most_in(window, admitted) <= limit * 1.01
@@ -414,6 +424,19 @@ async def test_an_unspent_part_is_taken_off_the_log(valkey: str) -> None:
     (third,) = await log.take([Ask("a", rate, 0, first.entered - 1, 3)])  # nobody's slice
     assert third.used == 2
     await log.close()
+
+
+async def test_what_was_taken_a_window_ago_is_free_again(valkey: str) -> None:
+    log, rate = SharedLog(valkey, patience=PATIENT), Rate(10, 0.2)
+    (first,) = await log.take([Ask("a", rate, 10)])
+    refused = []
+    while not (again := (await log.take([Ask("a", rate, 10)]))[0]).granted:
+        refused.append(again)
+    await log.close()
+
+    assert again.granted == 10
+    assert again.entered >= first.entered + 200
+    assert all(0 < told.frees <= 0.2 for told in refused)
 
 
 async def test_what_is_written_down_together_is_given_back_from_it(valkey: str) -> None:

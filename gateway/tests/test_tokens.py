@@ -37,7 +37,8 @@ from vlinders_kit.errors import AppError, Unavailable
 from vlinders_kit.testing import CALLER_KEY, a_user
 from vlinders_kit.testing.figures import Figure
 
-from .forged_tokens import HEADER, MALLORY, claims, forged, part, signed
+from .forged_tokens import forged
+from .token_parts import HEADER, MALLORY, claims, part, signed
 
 pytestmark = pytest.mark.anyio
 
