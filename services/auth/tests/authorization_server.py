@@ -283,7 +283,7 @@ class PlayedProvider:
         if where == real.authorize:
             return self.server.authorize(Asked("GET", request.headers, self._known(request.query)))
         if where == real.token:
-            return await self._token(request)
+            return await self.token(request)
         if where == real.keys:
             return web.json_response(KeySet([self.server.key]).as_dict(private=False))
         urls = [each.partition("?")[0] for each in real.user]
@@ -294,7 +294,8 @@ class PlayedProvider:
         back = {ours: name for name, ours in PROVIDERS[self.name].names.items()}
         return {back.get(name, name): value for name, value in said.items()}
 
-    async def _token(self, request: web.Request) -> web.Response:
+    async def token(self, request: web.Request) -> web.Response:
+        """Its answer to a code."""
         said, headers = await self._asked_for_a_token(request)
         if said is None:
             return self._failed(400, "invalid_request")

@@ -252,6 +252,7 @@ class TestAnIdToken:
         [
             {"aud": "somebody else"},
             {"aud": ["client at google", "somebody else"]},
+            {"aud": "somebody else", "azp": "client at google"},
             {"aud": None},
             {"azp": "somebody else"},
             {"iss": "https://evil.example"},
@@ -415,19 +416,38 @@ async def test_nothing_is_asked_for_without_end(
         await wire.profile("github", grant)
 
 
-async def test_an_answer_without_end_is_not_read_to_it(wire: Wire) -> None:
-    async def endless(request: web.Request) -> web.StreamResponse:
-        answer = web.StreamResponse()
-        await answer.prepare(request)
-        while not request.transport.is_closing():
-            await answer.write(b" " * 65_536)
-        return answer
+@pytest.mark.parametrize(("more", "taken"), [(1_000, True), (70_000, False)])
+async def test_an_answer_is_read_up_to_a_length(wire: Wire, more: int, *, taken: bool) -> None:
+    there = wire.played["github"]
+
+    async def padded(request: web.Request) -> web.Response | None:
+        if not request.path.endswith("/access_token"):
+            return None
+        answer = await there.token(request)
+        return web.Response(text=f"{answer.text}{' ' * more}")
+
+    there.instead = padded
+
+    if taken:
+        assert await wire.profile("github") == KNOWN["github"]
+    else:
+        with pytest.raises(OauthProviderUnavailable):
+            await wire.profile("github")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_no_redirect_carries_a_secret_elsewhere(wire: Wire, status: int) -> None:
+    elsewhere = wire.played["facebook"]
+
+    async def instead(_: web.Request) -> web.Response:
+        return web.Response(status=status, headers={"Location": elsewhere.provider.token})
 
     grant = await wire.grant("github")
-    wire.played["github"].instead = endless
+    wire.played["github"].instead = instead
 
     with pytest.raises(OauthProviderUnavailable):
         await wire.profile("github", grant)
+    assert elsewhere.requests == []
 
 
 async def test_a_provider_that_is_not_there_is_unavailable(wire: Wire) -> None:

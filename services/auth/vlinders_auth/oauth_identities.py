@@ -8,7 +8,7 @@ somebody's address, there or here, would have his account.
 import secrets
 from datetime import datetime
 
-from sqlalchemy import delete, text
+from sqlalchemy import delete, select, text
 
 from vlinders_auth import accounts, audit
 from vlinders_auth.accounts import Person
@@ -47,11 +47,12 @@ async def forget(tx: Tx, account_id: str) -> None:
 
 async def _linked(tx: Tx, profile: Profile) -> Account | None:
     """The account that has the profile's e-mail, if there is one; raises EmailTaken."""
-    found = await accounts.find_by_email(tx, profile.email) if profile.email else None
+    if not profile.email:
+        return None
+    found = await tx.scalar(select(Account.id).where(Account.email == profile.email))
     if found is None:
         return None
-    account = await accounts.lock(tx, found.id)
-    await tx.refresh(account)  # it may have been given another e-mail meanwhile
+    account = await accounts.lock(tx, found)  # as it is now: it may have another e-mail already
     if not account.email_verified or account.email != profile.email:
         raise EmailTaken
     return account
