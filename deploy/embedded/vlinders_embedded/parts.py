@@ -145,7 +145,7 @@ class Stack:
             "ADMIN_PASSWORD": self.secrets.admin_password,
             "OPERATOR_API_KEY": self.secrets.api_key,
             "PUBLIC_URL": os.environ.get("VLINDERS_AUTH_PUBLIC_URL", self.url),
-            "MAIL_FOLDER": self._folder("mails"),
+            "MAIL_FOLDER": os.environ.get("VLINDERS_AUTH_MAIL_FOLDER", self._folder("mails")),
         }
         if self.options.profile == "contracts":
             told["OAUTH_SANDBOX"] = "true"
