@@ -56,6 +56,7 @@ def test_what_is_outside_is_reached_by_whom_it_concerns() -> None:
     assert prod == {
         ("inference", 443),
         ("gateway", 6379),
+        ("auth", 443),
         ("auth", 587),
         ("prometheus", 9093),
         *((part, 5432) for part in DATABASES),
@@ -81,10 +82,12 @@ def test_figures_are_read_by_a_prometheus_of_the_cluster_where_it_is_told_that_t
 
 
 def test_no_name_of_a_provider_leads_into_the_cluster() -> None:
-    rows = [block for name, block, port in _leads_out(rendered("dev")) if port == 443]
-    closed = {network for block in rows for network in block["ipBlock"]["except"]}
-    assert closed >= {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"}
-    assert closed >= {"fc00::/7", "fe80::/10"}
+    private = {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"}
+    private |= {"fc00::/7", "fe80::/10"}
+    led_out = [(name, block) for name, block, port in _leads_out(rendered("prod")) if port == 443]
+    for part in ("auth", "inference"):
+        blocks = [block["ipBlock"] for name, block in led_out if name == part]
+        assert {network for block in blocks for network in block["except"]} >= private
 
 
 def test_a_pod_that_nobody_thought_of_reaches_nothing() -> None:
