@@ -123,6 +123,7 @@ def test_browsers_are_sent_by_https_with_the_parameters_of_rfc_6749() -> None:
         wanted = {"client_id": ["us"], "redirect_uri": ["https://x/cb"]}
         if name == "wechat":
             assert url.endswith("#wechat_redirect")
+            assert [*said] == ["appid", "redirect_uri", "response_type", "scope", "state"]
             own["client_id"] = said["appid"]
         assert own == wanted, name
         assert VERIFIER not in url

@@ -54,10 +54,10 @@ def destination(
     provider: Provider, client_id: str, *, state: str, verifier: str, nonce: str, redirect_uri: str
 ) -> str:
     """Where the browser is sent (RFC 6749 4.1.1, 7636 4.3, OpenID Connect Core 3.1.2.1)."""
-    asked = {
-        "response_type": "code",
+    asked = {  # in the order in which WeChat compares them
         "client_id": client_id,
         "redirect_uri": redirect_uri,
+        "response_type": "code",
         "scope": provider.scope,
         "state": state,
     }
