@@ -19,7 +19,7 @@ from vlinders.auth.v1.accounts_pb2 import Account
 from vlinders.auth.v1.identity_pb2 import IntrospectResponse
 from vlinders.auth.v1.sessions_pb2 import KeySet
 from vlinders.gpu_scheduler.v1.picks_pb2 import SignedTicket, Ticket
-from vlinders_gateway.dialects import CANONICAL, DIALECTS, Dialect
+from vlinders_gateway.dialects import DIALECTS, Dialect
 from vlinders_gateway.identity import Identities
 from vlinders_gateway.refusals import IdentityUnavailable, InvalidCredential, TokenExpired
 from vlinders_gateway.testing import (
@@ -111,10 +111,10 @@ async def test_whatever_is_forged_is_a_401_in_every_dialect(script: Script, valk
     vectors = forged(key)
     wrong = []
     async with gateway(script, valkey, rates=NO_RATES) as running:
-        for place, (name, value) in enumerate(vectors.items()):
+        for name, value in vectors.items():
             if not TRAVELS.fullmatch(value):
                 continue
-            for dialect in (DIALECTS[place % len(DIALECTS)], CANONICAL):
+            for dialect in DIALECTS:
                 path = dialect.mounts[0] + path_of(dialect, "GetMyAccount")
                 answer = await running.http.get(path, headers={b"Authorization": value})
                 if answer.status_code != 401:
