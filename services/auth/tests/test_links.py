@@ -10,7 +10,7 @@ from sqlalchemy import func, select, text, update
 from vlinders.api.v1.caller_pb2 import Caller
 from vlinders.auth.v1 import accounts_pb2 as accounts_pb
 from vlinders.auth.v1 import links_pb2 as pb
-from vlinders.auth.v1.events_pb2 import Audited, SessionRevoked
+from vlinders.auth.v1.events_pb2 import ApiKeyRevoked, Audited, SessionRevoked
 from vlinders_auth import links
 from vlinders_auth.links import LIFETIMES, PREFIX, Purpose
 from vlinders_auth.models import Account, Link, Mail
@@ -171,6 +171,24 @@ async def test_a_new_password_lets_in_and_ends_every_session(auth: Auth) -> None
     assert len(await auth.published(SessionRevoked)) == len(signed_in)
     assert await is_verified(auth, ada)
     assert await refused(reset(auth, token)) == "INVALID_LINK"
+
+
+@pytest.mark.parametrize("verified", [True, False])
+async def test_keys_outlive_a_new_password_only_of_an_owner_who_was_known(
+    auth: Auth, *, verified: bool
+) -> None:
+    """An account of an e-mail that nobody has verified may be somebody else's until now."""
+    ada = await auth.register()
+    made = await auth.key(ada)
+    await set_account(auth, ada, email_verified=verified)
+
+    await reset(auth, await reset_token(auth))
+
+    if verified:
+        assert (await auth.introspect(api_key=made.key)).caller.account_id == ada.account_id
+    else:
+        assert await refused(auth.introspect(api_key=made.key)) == "CREDENTIAL_NOT_FOUND"
+        assert [event.api_key_id for event in await auth.published(ApiKeyRevoked)] == [made.id]
 
 
 async def test_who_has_tried_too_often_begins_anew_with_his_new_password(auth: Auth) -> None:

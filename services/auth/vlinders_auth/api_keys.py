@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import Select, func, select, text
+from sqlalchemy import Select, func, select, text, update
 
 from vlinders.auth.v1.events_pb2 import ApiKeyRevoked
 from vlinders_auth import accounts, roles
@@ -127,6 +127,17 @@ async def revoke(
     key.revoked_at = now
     await publish(tx, ApiKeyRevoked(api_key_id=key.id, account_id=account_id))
     return key
+
+
+async def revoke_all(tx: Tx, account_id: str, *, now: datetime) -> None:
+    """Ends every key of the account, of whatever dialect."""
+    ended = await tx.scalars(
+        update(ApiKey)
+        .where(ApiKey.account_id == account_id, ApiKey.revoked_at.is_(None))
+        .values(revoked_at=now)
+        .returning(ApiKey.id)
+    )
+    await publish(tx, *(ApiKeyRevoked(api_key_id=id, account_id=account_id) for id in ended))
 
 
 async def note_use(tx: Tx, uses: Mapping[str, datetime]) -> None:

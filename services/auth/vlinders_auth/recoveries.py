@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from vlinders_auth import accounts, attempts, audit, links, oauth_identities, sessions
+from vlinders_auth import accounts, api_keys, attempts, audit, links, oauth_identities, sessions
 from vlinders_auth.errors import EmailAlreadyVerified, InvalidLink
 from vlinders_auth.links import Purpose
 from vlinders_auth.mails import Asked, Mailing
@@ -64,8 +64,9 @@ async def reset(tx: Tx, sealer: Sealer, token: str, password_hash: str, *, now: 
     account = await accounts.lock(tx, link.subject_id)
     _require_same(link, account)
     await links.use(tx, link)
-    if not account.email_verified:  # whoever linked a provider has not shown that he has it
+    if not account.email_verified:  # whoever linked a provider or made a key may be somebody else
         await oauth_identities.forget(tx, account.id)
+        await api_keys.revoke_all(tx, account.id, now=now)
     account.password_hash = password_hash
     account.email_verified = True
     account.updated_at = now
