@@ -99,6 +99,7 @@ class TestEvery:
         served = {operation.name: operation for operation, _, _ in dialect.places()}
         for name, besides in dialect.besides.items():
             own, other = served[name], named(besides.operation)
+            assert own.policy == other.policy
             assert besides.by in own.response.DESCRIPTOR.fields_by_name
             assert besides.by in other.request.DESCRIPTOR.fields_by_name
             asked: list[Any] = [own.request.DESCRIPTOR, other.request.DESCRIPTOR]
@@ -219,6 +220,12 @@ class TestCodes:
 def told(codes: Codes, http: int, reason: str = "REASON") -> tuple[int, str]:
     found = codes.of(Refusal(http, reason, "It failed.", (), {}, None))
     return found.http, found.code
+
+
+def test_a_password_is_as_long_as_the_dialects_own_rules_demand() -> None:
+    broken = Violation("password", "is too short", "string.min_len")
+    assert chinese.chinese(broken, {"minLength": 6}) == "密码长度至少6位"
+    assert chinese.chinese(broken, {"minLength": 6, "shortest": "8"}) == "密码长度至少8位"
 
 
 def test_a_success_of_lyss_has_a_message_of_its_own() -> None:

@@ -6,6 +6,8 @@ import pytest
 from openapi_spec_validator import OpenAPIV30SpecValidator
 
 from vlinders_gateway.dialects import DIALECTS, VLINDERS, Dialect
+from vlinders_gateway.dialects.massrouter import MASSROUTER
+from vlinders_gateway.dialects.owl import OWL
 from vlinders_gateway.openapi import document
 from vlinders_gateway.pages import pages
 from vlinders_gateway.testing import Running
@@ -52,6 +54,29 @@ def test_rules_of_the_contracts_are_told() -> None:
     assert made["properties"]["permissions"]["minItems"] == 1
     assert made["properties"]["expires_at"]["nullable"]
     assert schemas["RegisterRequest"]["properties"]["email"]["format"] == "email"
+
+
+def test_what_may_be_absent_may_be_null() -> None:
+    asked = document(OWL)["components"]["schemas"]["UpdateAccountRequest"]["properties"]
+    assert asked["role"] == {"type": "string", "nullable": True, "enum": ["user", "admin", None]}
+    assert asked["is_active"] == {"type": "boolean", "nullable": True}
+
+
+def test_what_a_list_sorts_by_is_told_in_the_dialects_words() -> None:
+    parameters = document(OWL)["paths"]["/api/admin/users"]["get"]["parameters"]
+    told = {row["name"]: row["schema"].get("enum") for row in parameters}
+    assert told["sort_by"] == ["created_at", "email", "username"]
+    assert told["sort_order"] == ["asc", "desc"]
+    paths = document(VLINDERS)["paths"]
+    told = {row["name"]: row["schema"] for row in paths["/v1/api-keys"]["get"]["parameters"]}
+    assert "-last_used_at" in told["sort"]["enum"]
+    assert "sort" not in {row["name"] for row in paths["/v1/members"]["get"]["parameters"]}
+
+
+def test_a_bearer_token_that_is_a_field_is_in_no_body() -> None:
+    told = document(MASSROUTER)["paths"]["/api/v1/auth/refresh"]["post"]
+    assert "requestBody" not in told
+    assert "security" not in told, "the document's own, which is a bearer token"
 
 
 def test_only_public_operations_need_no_credential() -> None:

@@ -38,6 +38,12 @@ class TestCredentialsThatAreFields:
         assert answer.status_code == 401
         assert running.script.requests("RotateSession") == []
 
+    async def test_are_those_of_the_head_whatever_the_body_says(self, running: Running) -> None:
+        running.script.answers["RotateSession"] = SignIn(access_token="t")
+        await running.http.post(REFRESH, headers=bearer("vrt_1"), json={"refresh_token": "vrt_2"})
+        [request] = running.script.requests("RotateSession")
+        assert request.refresh_token == "vrt_1"
+
     async def test_are_not_read_out_of_the_body(self, running: Running) -> None:
         answer = await running.http.post(REFRESH, json={"refresh_token": "vrt_1"})
         assert answer.status_code == 401

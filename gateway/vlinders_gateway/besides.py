@@ -6,13 +6,11 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from vlinders.api.v1.caller_pb2 import Caller
 from vlinders_gateway.codec import Codec
 from vlinders_gateway.dialects import Dialect
 from vlinders_gateway.operations import Operation, named
 from vlinders_gateway.rules import check
 from vlinders_kit.errors import Violation
-from vlinders_kit.policies import require
 
 Json = Any
 
@@ -47,10 +45,6 @@ class Further:
         check(request, found)
         faults += found
         return request
-
-    def permit(self, caller: Caller) -> None:
-        """Raises NotPermitted for whoever may not do this."""
-        require(self.operation.policy, caller)
 
     def told(self, request: Message, answer: Message) -> Message:
         """The request, now that the answer tells of whom."""

@@ -138,13 +138,10 @@ class Endpoint:
 
     async def _do(self, asked: Asked, exchange: AsgiExchange, caller: Caller) -> Message:
         """Has it done, with what is asked of another operation besides."""
-        besides = self._besides if asked.more is not None else None
-        if besides is not None:
-            besides[0].permit(caller)
         answer = await self._call(asked.request, exchange, caller)
         self._admission.heed(self._operation, asked.request, answer, caller)
-        if besides is not None and asked.more is not None:
-            further, call = besides
+        if self._besides is not None and asked.more is not None:
+            further, call = self._besides
             await call(further.told(asked.more, answer), exchange, caller)
         return answer
 

@@ -57,7 +57,8 @@ class Join:
 class Besides:
     """What a request may ask of another operation besides its own, which comes first.
 
-    It is asked where the body has one of the other's fields, all of which are checked beforehand.
+    It is asked where the body has one of the other's fields, all of which are checked beforehand, and
+    is open to the same callers.
     """
 
     operation: str
