@@ -73,6 +73,22 @@ def test_what_a_list_sorts_by_is_told_in_the_dialects_words() -> None:
     assert "sort" not in {row["name"] for row in paths["/v1/members"]["get"]["parameters"]}
 
 
+def test_what_keys_need_is_told_in_the_dialects_words_where_it_has_keys() -> None:
+    def told(dialect: Dialect) -> dict[str, str]:
+        rows = [row for verbs in document(dialect)["paths"].values() for row in verbs.values()]
+        permissions = ((row["operationId"], row.get("x-api-key-permission")) for row in rows)
+        return {name: permission for name, permission in permissions if permission is not None}
+
+    assert told(VLINDERS)["CreateChatCompletion"] == "inference:write"
+    assert "GetMyAccount" not in told(VLINDERS), "which its keys cannot be allowed"
+    assert told(MASSROUTER) == {
+        "CreateChatCompletion": "write",
+        "GetMyAccount": "read",
+        "UpdateMyAccount": "write",
+    }
+    assert told(OWL) == {}
+
+
 def test_a_bearer_token_that_is_a_field_is_in_no_body() -> None:
     told = document(MASSROUTER)["paths"]["/api/v1/auth/refresh"]["post"]
     assert "requestBody" not in told

@@ -80,8 +80,8 @@ def _operation(
         entry["parameters"] = parameters
     if operation.public and operation.name not in dialect.credentials:
         entry["security"] = []
-    if operation.policy.scope:
-        entry["x-api-key-permission"] = operation.policy.scope
+    if (permission := dialect.permission(operation)) is not None:
+        entry["x-api-key-permission"] = permission
     kind: Any = method.input_type
     if operation.writes and (asked := _body(dialect, operation, schemas, aside)) is not None:
         schemas.found[kind.name] = asked
@@ -245,7 +245,7 @@ def _schema_of(values: list[Any], here: Schema) -> Schema:
 def _headers() -> dict[str, Schema]:
     texts = {
         "X-Request-Id": ("string", "Names this request wherever it is told of."),
-        "X-RateLimit-Limit": ("integer", "Requests that may be made in any minute."),
+        "X-RateLimit-Limit": ("integer", "Requests that may be made in a window of time."),
         "X-RateLimit-Remaining": ("integer", "How many of them are left."),
         "X-RateLimit-Reset": ("integer", "Unix seconds at which all of them are there again."),
     }

@@ -57,8 +57,8 @@ class Join:
 class Besides:
     """What a request may ask of another operation besides its own, which comes first.
 
-    It is asked where the body has one of the other's fields, all of which are checked beforehand, and
-    is open to the same callers.
+    It is asked where the body has one of the other's fields. All are checked beforehand, and both
+    operations are open to the same callers.
     """
 
     operation: str
@@ -155,6 +155,13 @@ class Dialect:
         """What its list can be sorted by: the name here → the contract's."""
         fields = [operation.row.fields_by_name[name] for name in operation.sorts]
         return {self.codec.spelling(each): each.name for each in fields if self.codec.shown(each)}
+
+    def permission(self, operation: Operation) -> str | None:
+        """What its API keys must be allowed for an operation; None: no key of its may do it."""
+        held = self.codec.values.get("permissions", {})
+        scope = operation.policy.scope
+        found: str | None = held.get(scope) or held.get(f"all:{scope.partition(':')[2]}")
+        return found
 
     def lacks(self, operation: Operation) -> str | None:
         """Why its clients never had the operation, if they had not."""
