@@ -1,5 +1,6 @@
 """What can be read without a credential: the documents of the API, and whether it is there."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,13 +25,21 @@ def add_to(app: FastAPI, *, ready: Callable[[], bool]) -> None:
 
     app.add_route("/healthz", is_alive, ["GET"], include_in_schema=False)
     app.add_route("/readyz", is_ready, ["GET"], include_in_schema=False)
+    for address, file in _files().items():
+        app.add_route(address, _always(file), ["GET"], include_in_schema=False)
+
+
+@functools.cache
+def _files() -> dict[str, File]:
+    """Address → what stands there: made of the contracts, and so made once."""
+    found: dict[str, File] = {}
     for dialect in DIALECTS:
         described = document(dialect)
         told = File(encode(described), "application/json", {})
         served = dict.fromkeys(dialect.described_at, told) | pages(described)
         for mount in dialect.mounts if dialect is CANONICAL else dialect.mounts[:1]:
-            for path, file in served.items():
-                app.add_route(mount + path, _always(file), ["GET"], include_in_schema=False)
+            found |= {mount + path: file for path, file in served.items()}
+    return found
 
 
 def _always(file: File) -> Any:
