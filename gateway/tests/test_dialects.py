@@ -15,6 +15,7 @@ from vlinders_gateway.dialects import (
     Dialect,
     Meta,
     chinese,
+    english,
     lyss,
     maas,
     massrouter,
@@ -226,6 +227,22 @@ def test_a_password_is_as_long_as_the_dialects_own_rules_demand() -> None:
     broken = Violation("password", "is too short", "string.min_len")
     assert chinese.chinese(broken, {"minLength": 6}) == "密码长度至少6位"
     assert chinese.chinese(broken, {"minLength": 6, "shortest": "8"}) == "密码长度至少8位"
+
+
+@pytest.mark.parametrize(
+    ("field", "rule", "limits", "said"),
+    [
+        ("name", "string.min_len", {"minLength": 1}, "is required"),
+        ("password", "string.min_len", {"minLength": 8}, "as the rule says"),
+        ("email", "string.email_empty", {}, "is required"),
+        ("permissions", "repeated.min_items", {"minItems": 1}, "is required"),
+        ("avatar_url", "string.pattern", {}, "must be an absolute http or https URL"),
+    ],
+)
+def test_english_words_are_for_people(
+    field: str, rule: str, limits: dict[str, int], said: str
+) -> None:
+    assert english.english(Violation(field, "as the rule says", rule), limits) == said
 
 
 def test_a_success_of_lyss_has_a_message_of_its_own() -> None:

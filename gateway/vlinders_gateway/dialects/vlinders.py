@@ -6,6 +6,7 @@ from typing import Any
 from vlinders_gateway.codec import Codec
 from vlinders_gateway.dialects.codes import Code, Codes
 from vlinders_gateway.dialects.dialect import Dialect, Meta
+from vlinders_gateway.dialects.english import english
 from vlinders_gateway.dialects.paging import Numbers, Shown
 from vlinders_gateway.failures import Refusal
 
@@ -83,6 +84,7 @@ VLINDERS = Dialect(
     paging=Numbers(),
     filters=_filter,
     filter_word="filter[{}]".format,
+    words=english,
     success=_success,
     listed=_listed,
     failure=_failure,
