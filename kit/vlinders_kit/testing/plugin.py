@@ -1,6 +1,8 @@
 """The pytest plugin: one PostgreSQL a run, a database of its own for every test, Valkey, uvloop."""
 
 import asyncio
+import gc
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -18,6 +20,10 @@ from vlinders_kit.embedded.valkey import Valkey
 from vlinders_kit.testing.databases import Cluster
 
 _HANDED = "vlinders_postgres"
+
+# uvloop starts programs by a fork, in which Python tidies up before the program is there. Garbage
+# that is collected just then may be of gRPC, which waits for ever for threads that a fork has not.
+os.register_at_fork(before=gc.disable, after_in_parent=gc.enable)
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
