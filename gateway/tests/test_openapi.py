@@ -106,6 +106,13 @@ def test_only_public_operations_need_no_credential() -> None:
     assert open_ones == {row.name for row, _, _ in VLINDERS.places() if row.public}
 
 
+def test_an_answer_of_an_engine_need_not_have_every_field() -> None:
+    schemas = document(VLINDERS)["components"]["schemas"]
+    message = schemas["ChatCompletionAssistantMessage"]
+    assert "tool_calls" in message["properties"]
+    assert "tool_calls" not in message.get("required", ())
+
+
 def test_the_stream_of_a_chat_is_told() -> None:
     chat = document(VLINDERS)["paths"]["/v1/chat/completions"]["post"]
     assert set(chat["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}

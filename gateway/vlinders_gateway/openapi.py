@@ -186,7 +186,8 @@ def _row(dialect: Dialect, operation: Operation, schemas: Schemas) -> Schema:
     kind: Any = operation.row
     shape = dialect.shape(operation)
     if shape is None:
-        return schemas.refer(kind, asked=False)
+        # What engines leave out of a piped answer is not written in as null.
+        return schemas.refer(kind, asked=operation.piped)
     joined = {join.name: join.rows.message_type for join in dialect.joins.get(operation.name, ())}
     found: Schema = schema_of(shape, partial(schemas.at, kind, joined))
     return found
